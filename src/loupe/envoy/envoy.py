@@ -1,0 +1,187 @@
+"""Mirror a module: its submodules by name, its sites inside a block, and itself to call or to trace."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import nn
+
+from loupe.envoy.ports import Calls, Operations, Ports
+from loupe.errors import BlockError, UnknownModuleError, nearest
+from loupe.graph.node import Port, Site
+from loupe.trace.proxy import isinstance_proxy
+from loupe.trace.source import user_line
+from loupe.trace.tracer import Tracer
+
+if TYPE_CHECKING:
+    from loupe.envoy.model import Root
+
+
+class Envoy(Ports):
+    """The user's mirror of one module.
+
+    Submodules are attributes and indices, by the model's own names: `model.transformer.h[5].mlp`. A submodule whose name an envoy
+    uses itself (`output`) is reached by index: `layer["output"]`.
+    """
+
+    def __init__(self, root: Root | None, path: str) -> None:
+        self._root = root
+        self._path = path
+
+    @property
+    def _home(self) -> Root:
+        assert self._root is not None
+        return self._root
+
+    @property
+    def _module(self) -> nn.Module:
+        return self._home.module_at(self._path)
+
+    def _site(self, port: Port) -> Site:
+        return Site(self._path, port)
+
+    # -- the tree ------------------------------------------------------------------------------------------------------
+
+    @property
+    def path(self) -> str:
+        """Where the module is in the model: `transformer.h.3`; '' for the model itself."""
+        return self._path
+
+    @property
+    def parent(self) -> Envoy | None:
+        """The envoy of the module that holds this one; None for the model itself."""
+        return self._home.envoy_at(self._path.rpartition(".")[0]) if self._path else None
+
+    @property
+    def device(self) -> torch.device:
+        """The device of the module's first parameter; the CPU where it has none."""
+        found = next(self._module.parameters(), None)
+        return found.device if found is not None else torch.device("cpu")
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The dtype of the module's first floating-point parameter; torch's default where it has none."""
+        found = next((p for p in self._module.parameters() if p.is_floating_point()), None)
+        return found.dtype if found is not None else torch.get_default_dtype()
+
+    def named_modules(self) -> Iterator[tuple[str, Envoy]]:
+        """Every module from here down, with its path in the model."""
+        for name, _ in self._module.named_modules():
+            path = ".".join(part for part in (self._path, name) if part)
+            yield path, self._home.envoy_at(path)
+
+    def get(self, path: str) -> Envoy:
+        """The envoy at a path from here: `model.get("transformer.h.3")`; raises UnknownModuleError."""
+        found: Envoy = self
+        for name in path.split(".") if path else ():
+            found = found[name]
+        return found
+
+    @property
+    def calls(self) -> Calls:
+        """The calls of a module that is called several times in a pass: `model.shared.calls[1].output`."""
+        return Calls(self._home, self._path)
+
+    @property
+    def ops(self) -> Operations:
+        """The torch operations of the module's forward pass: `model.ops.relu[0].output`; `print(model.ops)` in a block lists them."""
+        return Operations(self._home, self._path, 0)
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__") or name in ("_root", "_path", "_host"):
+            raise AttributeError(name)
+        module = self._module
+        if name in module._modules and module._modules[name] is not None:
+            return self._home.envoy_at(f"{self._path}.{name}" if self._path else name)
+        if name in module._parameters or name in module._buffers:
+            return self._parameter(name)
+        try:
+            return getattr(module, name)
+        except AttributeError:
+            raise self._unknown(name) from None
+
+    def _parameter(self, name: str) -> Any:
+        recorder = self._home.open_recorder()
+        if recorder is None:
+            return getattr(self._module, name)
+        return recorder.parameter(f"{self._path}.{name}" if self._path else name)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name.startswith("_") or isinstance(getattr(type(self), name, None), property):
+            object.__setattr__(self, name, value)
+        elif type(value) is not Envoy and not isinstance_proxy(value) and isinstance(value, nn.Module):
+            self._home.attach(self._path, name, value)
+        else:
+            raise BlockError(
+                f"{name!r} of {self._path or 'the model'} cannot be set to {type(value).__name__}",
+                remedy="assign to .output, .input or .inputs; a module can be attached under a new name",
+                line=user_line(sys._getframe(1)),
+            )
+
+    def __getitem__(self, key: int | slice | str) -> Any:
+        names = list(self._module._modules)
+        if isinstance(key, slice):
+            return [self[place] for place in range(*key.indices(len(names)))]
+        if isinstance(key, str):
+            if key not in names:
+                raise self._unknown(key)
+            name = key
+        else:
+            place = key.__index__()
+            if not isinstance(self._module, (nn.ModuleList, nn.Sequential)) or not -len(names) <= place < len(names):
+                raise self._unknown(str(place))
+            name = names[place]
+        return self._home.envoy_at(f"{self._path}.{name}" if self._path else name)
+
+    def __len__(self) -> int:
+        return len(self._module._modules)
+
+    def __bool__(self) -> bool:
+        return True
+
+    def __iter__(self) -> Iterator[Any]:
+        return iter([self[name] for name in list(self._module._modules)])
+
+    def __dir__(self) -> list[str]:
+        return sorted({*object.__dir__(self), *self._module._modules, *self._module._parameters})
+
+    def _unknown(self, name: str) -> UnknownModuleError:
+        module = self._module
+        known = [*module._modules, *module._parameters, *module._buffers]
+        if isinstance(module, (nn.ModuleList, nn.Sequential)) and known:
+            hint = f"its indices go from 0 to {len(known) - 1}" if name.lstrip("-").isdigit() else nearest(name, known)
+        else:
+            hint = nearest(name, known)
+        where = self._path or "the model"
+        return UnknownModuleError(f"no module {name!r} under {where}", remedy=hint, line=user_line(sys._getframe(2)))
+
+    # -- running -------------------------------------------------------------------------------------------------------
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Inside a block: the module applied to values of the block, as a recorded step. Outside: the plain call."""
+        recorder = self._home.open_recorder()
+        if recorder is not None:
+            return recorder.call_module(self._path, args, kwargs)
+        return self._plain_call(args, kwargs)
+
+    def _plain_call(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        args = tuple(arg.value if isinstance_proxy(arg) else arg for arg in args)
+        return self._module(*args, **kwargs)
+
+    def trace(self, *args: Any, **kwargs: Any) -> Tracer:
+        """Open a block on this module alone: it runs by itself on the given arguments.
+
+        >>> with model.transformer.h[3].trace(hidden):
+        ...     out = model.transformer.h[3].mlp.output.save()
+        """
+        return self._home.open_block(self._path, args, kwargs, user_line(sys._getframe(1)))
+
+    def __repr__(self) -> str:
+        conflicts = [name for name in self._module._modules if isinstance(getattr(Envoy, name, None), property)]
+        text = repr(self._module)
+        for name in conflicts:
+            text += f'\n# the submodule {name!r} is reached by index: ["{name}"]'
+        return text

@@ -1,0 +1,118 @@
+"""Hold a recorded program over a model's internals, and print it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from loupe.graph.node import Const, Node, Ref, Site, map_argument
+
+
+class Graph:
+    """Nodes in the order in which the user wrote them, the constants that they use, and the names of what is saved.
+
+    >>> with model.trace("Hello") as tracer:
+    ...     logits = model.output.save()
+    >>> print(tracer.graph)
+    """
+
+    def __init__(self) -> None:
+        self.nodes: list[Node] = []
+        self.constants: list[Any] = []
+        self.functions: dict[str, Callable[..., Any]] = {}
+
+    def __len__(self) -> int:
+        return len(self.nodes)
+
+    def __iter__(self) -> Iterator[Node]:
+        return iter(self.nodes)
+
+    def __getitem__(self, node: int) -> Node:
+        return self.nodes[node]
+
+    @property
+    def saves(self) -> dict[str, int]:
+        """Name under which a value is saved, and the node whose value it is."""
+        return {node.target: node.args[0].node for node in self.nodes if node.kind == "save"}
+
+    @property
+    def sites(self) -> list[Site]:
+        """The sites that the graph reads or writes, each once, in the order of the block."""
+        return list(dict.fromkeys(node.site for node in self.nodes if node.kind in ("read", "write")))
+
+    def __str__(self) -> str:
+        return "\n".join(self.lines()) or "(empty graph)"
+
+    def lines(self) -> list[str]:
+        """The printed form: one node a line, with the user's source line where it changes."""
+        texts = [self.node_text(node) for node in self.nodes]
+        width = min(max((len(text) for text in texts), default=0), 72)
+        rows, last = [], None
+        for node, text in zip(self.nodes, texts, strict=True):
+            source = ""
+            if node.line is not None and node.line != last:
+                last = node.line
+                source = f"  # {last.number}: {last.text}" if last.text else f"  # {last.filename}:{last.number}"
+            rows.append(f"{text:<{width}}{source}".rstrip())
+        return rows
+
+    def node_text(self, node: Node) -> str:
+        """One node as text: `%3 = operator.mul(%2, 2)`, with the invoke that it belongs to."""
+        args = [self.argument_text(arg) for arg in node.args]
+        args += [f"{key}={self.argument_text(arg)}" for key, arg in node.kwargs.items()]
+        scope = "" if node.invoke is None else f" @{node.invoke}"
+        if node.kind == "read":
+            return f"%{node.id}{scope} = read {node.site}"
+        if node.kind == "write":
+            return f"%{node.id}{scope} = write {node.site} <- {args[0]}"
+        if node.kind == "save":
+            return f"%{node.id}{scope} = save {args[0]} as {node.target!r}"
+        if node.kind == "parameter":
+            return f"%{node.id}{scope} = parameter {node.target}"
+        name = f"{node.target or 'model'}" + (":call" if node.kind == "call" else "")
+        return f"%{node.id}{scope} = {name}({', '.join(args)})"
+
+    def argument_text(self, value: Any) -> str:
+        """An argument as text: references as %id, tensors by shape and dtype."""
+
+        def leaf(item: Any) -> Any:
+            if type(item) is Ref:
+                return _Text(f"%{item.node}")
+            if type(item) is Const:
+                return _Text(constant_text(self.constants[item.index]))
+            if item is Ellipsis:
+                return _Text("...")
+            return item
+
+        return _argument_repr(map_argument(value, leaf))
+
+
+class _Text(str):
+    """Text that prints without quotes inside containers."""
+
+    __slots__ = ()
+
+    def __repr__(self) -> str:
+        return str(self)
+
+
+def _argument_repr(value: Any) -> str:
+    if isinstance(value, slice):
+        parts = ["" if part is None else _argument_repr(part) for part in (value.start, value.stop, value.step)]
+        return ":".join(parts if value.step is not None else parts[:2])
+    if type(value) is tuple:
+        inner = ", ".join(_argument_repr(item) for item in value)
+        return f"({inner},)" if len(value) == 1 else f"({inner})"
+    if type(value) is list:
+        return f"[{', '.join(_argument_repr(item) for item in value)}]"
+    return repr(value)
+
+
+def constant_text(value: Any) -> str:
+    """A constant as text: `f32[3, 4]` for a tensor, the short repr of anything else."""
+    shape, dtype = getattr(value, "shape", None), getattr(value, "dtype", None)
+    if shape is not None and dtype is not None:
+        short = str(dtype).removeprefix("torch.").replace("bfloat", "bf").replace("float", "f")
+        return f"{short}[{', '.join(str(size) for size in shape)}]"
+    text = repr(value)
+    return text if len(text) <= 40 else f"{text[:37]}..."

@@ -1,0 +1,129 @@
+"""Define what a graph is made of: sites, nodes, and references between nodes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, Literal, NamedTuple
+
+from loupe.errors import Line
+
+Port = Literal["output", "input", "inputs"]
+Kind = Literal["read", "write", "apply", "call", "parameter", "save"]
+Phase = Literal["in", "out"]
+
+
+@dataclass(frozen=True, slots=True)
+class Ref:
+    """The value of an earlier node, as an argument."""
+
+    node: int
+
+
+@dataclass(frozen=True, slots=True)
+class Const:
+    """The constant at this place of the graph's table, as an argument."""
+
+    index: int
+
+
+class Event(NamedTuple):
+    """A moment of a run at which sites are open: a call of a module, or of one operation in it, begins or ends."""
+
+    path: str
+    phase: Phase
+    call: int
+    op: str | None = None
+    index: int = 0
+
+    def __str__(self) -> str:
+        return f"{describe_place(self.path, self.call, self.op, self.index)}.{'input' if self.phase == 'in' else 'output'}"
+
+
+class Site(NamedTuple):
+    """A place in a model where a value passes: module path, port, call number, and for an op tap its name and index."""
+
+    path: str
+    port: Port
+    call: int = 0
+    op: str | None = None
+    index: int = 0
+
+    @property
+    def event(self) -> Event:
+        """The moment at which the site is open."""
+        return Event(self.path, "out" if self.port == "output" else "in", self.call, self.op, self.index)
+
+    def __str__(self) -> str:
+        return f"{describe_place(self.path, self.call, self.op, self.index)}.{self.port}"
+
+
+def describe_place(path: str, call: int, op: str | None, index: int) -> str:
+    """The user's words for a module, one of its calls, or one of its operations."""
+    place = path or "model"
+    if call:
+        place += f".calls[{call}]"
+    return f"{place}.ops.{op}[{index}]" if op else place
+
+
+@dataclass(slots=True)
+class Node:
+    """One recorded step: read a site, write a site, apply an operation, call a module, read a parameter, save.
+
+    `target` is the site (read, write), the operation's name (apply), the module's or parameter's path (call, parameter), or the
+    name under which a value is saved. `invoke` is the number of the prompt whose rows the node sees, None for the whole batch.
+    """
+
+    id: int
+    kind: Kind
+    target: Any
+    args: tuple[Any, ...] = ()
+    kwargs: dict[str, Any] = field(default_factory=dict)
+    invoke: int | None = None
+    line: Line | None = None
+
+    @property
+    def site(self) -> Site:
+        """The site that a read or a write is about."""
+        return self.target
+
+    def refs(self) -> list[int]:
+        """The nodes whose values this one takes, in the order of its arguments."""
+        found: list[int] = []
+        for arg in self.args:
+            collect_refs(arg, found)
+        for arg in self.kwargs.values():
+            collect_refs(arg, found)
+        return found
+
+
+def collect_refs(value: Any, found: list[int]) -> None:
+    """Append the ids of all references inside an argument to `found`."""
+    kind = type(value)
+    if kind is Ref:
+        found.append(value.node)
+    elif kind is tuple or kind is list:
+        for item in value:
+            collect_refs(item, found)
+    elif kind is dict:
+        for item in value.values():
+            collect_refs(item, found)
+    elif kind is slice:
+        for item in (value.start, value.stop, value.step):
+            collect_refs(item, found)
+
+
+def map_argument(value: Any, replace: Callable[[Any], Any]) -> Any:
+    """Rebuild an argument with every leaf passed through `replace`; containers and slices keep their kind."""
+    kind = type(value)
+    if kind is tuple:
+        return tuple([map_argument(item, replace) for item in value])
+    if kind is list:
+        return [map_argument(item, replace) for item in value]
+    if kind is dict:
+        return {key: map_argument(item, replace) for key, item in value.items()}
+    if kind is slice:
+        return slice(
+            map_argument(value.start, replace), map_argument(value.stop, replace), map_argument(value.step, replace)
+        )
+    return replace(value)

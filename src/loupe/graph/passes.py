@@ -1,0 +1,131 @@
+"""Answer questions about a graph without running it: what shares memory, what overwrites what, what is needed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from loupe.graph.graph import Graph
+from loupe.graph.node import Const, Event, Node, Ref, collect_refs
+from loupe.graph.opset import effect_of
+
+Root = tuple[str, int]
+
+
+@dataclass(frozen=True, slots=True)
+class Memory:
+    """Who may share memory with whom.
+
+    `roots[n]` names the tensors that the value of node n may share memory with: ("node", id) or ("const", index).
+    `mutates[n]` names the roots that node n changes in place; `after[n]` are the nodes that must have changed theirs before n runs.
+    """
+
+    roots: tuple[frozenset[Root], ...]
+    mutates: dict[int, frozenset[Root]]
+    after: dict[int, tuple[int, ...]]
+
+
+def trace_memory(graph: Graph) -> Memory:
+    """Follow views and in-place operations through a graph, in the order of the block."""
+    roots: list[frozenset[Root]] = []
+    mutates: dict[int, frozenset[Root]] = {}
+    after: dict[int, tuple[int, ...]] = {}
+    written: dict[tuple[Event, int | None], frozenset[Root]] = {}
+    last_change: dict[Root, int] = {}
+    for node in graph.nodes:
+        used = _roots_of_arguments(node, roots)
+        changes = {last_change[root] for root in used if root in last_change}
+        if changes:
+            after[node.id] = tuple(sorted(changes))
+        own = _roots_of_result(node, roots, used, written)
+        roots.append(own)
+        target = _mutated_roots(node, roots)
+        if target:
+            mutates[node.id] = target
+            for root in target:
+                last_change[root] = node.id
+        if node.kind == "write":
+            written[node.site.event, node.invoke] = own
+    return Memory(tuple(roots), mutates, after)
+
+
+def _roots_of_arguments(node: Node, roots: list[frozenset[Root]]) -> frozenset[Root]:
+    found: frozenset[Root] = frozenset()
+    for arg in (*node.args, *node.kwargs.values()):
+        found |= _roots_of_argument(arg, roots)
+    return found
+
+
+def _roots_of_argument(arg: object, roots: list[frozenset[Root]]) -> frozenset[Root]:
+    if type(arg) is Ref:
+        return roots[arg.node]
+    if type(arg) is Const:
+        return frozenset((("const", arg.index),))
+    if type(arg) in (list, tuple):
+        return frozenset().union(*(_roots_of_argument(item, roots) for item in arg))  # type: ignore[union-attr]
+    if type(arg) is dict:
+        return frozenset().union(*(_roots_of_argument(item, roots) for item in arg.values()))
+    return frozenset()
+
+
+def _roots_of_result(
+    node: Node,
+    roots: list[frozenset[Root]],
+    used: frozenset[Root],
+    written: dict[tuple[Event, int | None], frozenset[Root]],
+) -> frozenset[Root]:
+    fresh = frozenset((("node", node.id),))
+    if node.kind == "read":
+        return fresh | written.get((node.site.event, node.invoke), frozenset())
+    if node.kind in ("write", "save"):
+        return used
+    if node.kind == "parameter":
+        return fresh
+    if node.kind == "call":
+        return used | fresh
+    effect = effect_of(node.target)
+    if effect in ("view", "inplace"):
+        return _roots_of_argument(node.args[0] if node.args else node.kwargs.get("input"), roots) or fresh
+    if effect == "unknown" or "out" in node.kwargs or node.kwargs.get("inplace"):
+        return used | fresh
+    return fresh
+
+
+def _mutated_roots(node: Node, roots: list[frozenset[Root]]) -> frozenset[Root]:
+    if node.kind != "apply":
+        return frozenset()
+    if effect_of(node.target) == "inplace" or node.kwargs.get("inplace"):
+        return _roots_of_argument(node.args[0] if node.args else node.kwargs.get("input"), roots)
+    if "out" in node.kwargs:
+        return _roots_of_argument(node.kwargs["out"], roots)
+    return frozenset()
+
+
+def needed(graph: Graph, memory: Memory, wanted: Iterable[int]) -> frozenset[int]:
+    """The nodes that the wanted ones need, with every write and every in-place change that could reach the model or the user.
+
+    Everything else is dead: it is computed for nobody.
+    """
+    outside = {root for node in graph.nodes if node.kind in ("read", "parameter") for root in memory.roots[node.id]}
+    stack = list(wanted)
+    for node in graph.nodes:
+        if node.kind == "write":
+            stack.append(node.id)
+        elif any(root[0] == "const" or root in outside for root in memory.mutates.get(node.id, ())):
+            stack.append(node.id)
+    found: set[int] = set()
+    while stack:
+        node_id = stack.pop()
+        if node_id in found:
+            continue
+        found.add(node_id)
+        stack.extend(graph.nodes[node_id].refs())
+        stack.extend(memory.after.get(node_id, ()))
+    return frozenset(found)
+
+
+def first_refs(node: Node) -> list[int]:
+    """The nodes referred to in the first argument, where an in-place operation finds what it changes."""
+    found: list[int] = []
+    collect_refs(node.kwargs["out"] if "out" in node.kwargs else node.args[0] if node.args else None, found)
+    return found

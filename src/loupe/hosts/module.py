@@ -1,0 +1,133 @@
+"""Host any module: its arguments are the user's, and several inputs are joined along dimension 0."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
+import torch
+from torch import nn
+from torch.utils._pytree import tree_flatten, tree_unflatten
+
+from loupe.errors import InputError
+from loupe.graph.graph import Graph
+from loupe.graph.node import Site
+from loupe.runtime.host import Batch, Input
+
+Collate = Callable[[list[tuple[tuple[Any, ...], dict[str, Any]]]], tuple[tuple[Any, ...], dict[str, Any], list[int]]]
+
+
+class ModuleHost:
+    """Calls a module with the arguments of the block.
+
+    `collate`, where given, joins the inputs of several invokes: it takes a list of `(args, kwargs)` and returns the joined args, the
+    joined kwargs, and the number of rows of each input.
+    """
+
+    def __init__(
+        self, module: Callable[[], nn.Module], lock: threading.RLock, prefix: str = "", collate: Collate | None = None
+    ) -> None:
+        self._module = module
+        self._prefix = prefix
+        self._collate = collate
+        self.lock = lock
+
+    @property
+    def module(self) -> nn.Module:
+        """The module that a run calls."""
+        return self._module()
+
+    @property
+    def prefix(self) -> str:
+        """Its path in the model whose paths sites use."""
+        return self._prefix
+
+    def load(self) -> None:
+        """Modules come with their weights."""
+
+    def merge(self, inputs: Sequence[Input]) -> Batch:
+        """One call for several inputs: tensors joined along dimension 0, everything else the same in all."""
+        if self._collate is not None and len(inputs) > 1:
+            args, kwargs, sizes = self._collate([(each.args, each.kwargs) for each in inputs])
+        elif len(inputs) == 1:
+            args, kwargs, sizes = inputs[0].args, inputs[0].kwargs, [rows_of(inputs[0])]
+        else:
+            args, kwargs, sizes = join(inputs)
+        starts = [sum(sizes[:place]) for place in range(len(sizes))]
+        return Batch(args, kwargs, tuple(zip(starts, sizes, strict=True)), sum(sizes))
+
+    def settings(self, graph: Graph, module: nn.Module) -> AbstractContextManager[None]:
+        """A plain module is run as it is."""
+        return nullcontext()
+
+    def settings_key(self, graph: Graph) -> str:
+        """A plain module is run as it is."""
+        return ""
+
+    def stand_in(self, site: Site) -> Site | None:
+        """A plain module's sites are where they are named."""
+        return None
+
+    def view(self, path: str, port: str) -> str | None:
+        """A plain module's values are seen as they are."""
+        return None
+
+
+def rows_of(value: Input) -> int:
+    """The number of rows of an input: the length of its first tensor."""
+    for leaf in tree_flatten((value.args, value.kwargs))[0]:
+        if isinstance(leaf, torch.Tensor) and leaf.dim() > 0:
+            return leaf.shape[0]
+    return 1
+
+
+def join(inputs: Sequence[Input]) -> tuple[tuple[Any, ...], dict[str, Any], list[int]]:
+    """Join inputs along dimension 0 of their tensors; a tensor or object that is the same in all is passed once.
+
+    Raises InputError where they do not fit together.
+    """
+    flat = [tree_flatten((each.args, each.kwargs)) for each in inputs]
+    for (_, spec), each in zip(flat, inputs, strict=True):
+        if spec != flat[0][1]:
+            raise InputError(
+                "the invokes of a block have different arguments",
+                remedy="give each the same positional and keyword arguments, or pass collate= to Model",
+                line=each.line,
+            )
+    sizes = [rows_of(each) for each in inputs]
+    joined = []
+    for leaves in zip(*(leaves for leaves, _ in flat), strict=True):
+        first = leaves[0]
+        if all(leaf is first for leaf in leaves) and not _has_rows(first, sizes[0]):
+            joined.append(first)
+        elif all(_has_rows(leaf, size) for leaf, size in zip(leaves, sizes, strict=True)):
+            if len({tuple(leaf.shape[1:]) for leaf in leaves}) > 1:
+                shapes = ", ".join(str(list(leaf.shape)) for leaf in leaves)
+                raise InputError(
+                    f"tensors of shapes {shapes} cannot be joined along dimension 0",
+                    remedy="bring them to one shape, or pass collate= to Model",
+                    line=inputs[-1].line,
+                )
+            joined.append(torch.cat(leaves, dim=0))
+        elif all(type(leaf) is type(first) and _equal(leaf, first) for leaf in leaves):
+            joined.append(first)
+        else:
+            raise InputError(
+                f"the invokes give different values for one argument ({first!r:.60} and others), which cannot be joined",
+                remedy="give the same value in each invoke, or pass collate= to Model",
+                line=inputs[-1].line,
+            )
+    args, kwargs = tree_unflatten(joined, flat[0][1])
+    return args, kwargs, sizes
+
+
+def _has_rows(leaf: Any, size: int) -> bool:
+    return isinstance(leaf, torch.Tensor) and leaf.dim() > 0 and leaf.shape[0] == size
+
+
+def _equal(one: Any, other: Any) -> bool:
+    if isinstance(one, torch.Tensor):
+        return one.shape == other.shape and bool(torch.equal(one, other))
+    return bool(one == other)

@@ -1,0 +1,89 @@
+"""Show outputs of Hugging Face models in one shape: a block's hidden states, a causal language model's logits."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+
+class CausalLMLogits(torch.Tensor):
+    """Logits `[batch, seq, vocab]` that remember the model output which they belong to.
+
+    For indexing, operators and torch functions it is the logits tensor, and results are plain tensors. `.logits`,
+    `.past_key_values`, `.loss` and the other fields of the model output are its attributes; `["logits"]` works as on the output.
+    """
+
+    __torch_function__ = torch._C._disabled_torch_function_impl  # pyright: ignore
+    model_output: Any
+
+    def __getattr__(self, name: str) -> Any:
+        output = self.__dict__.get("model_output")
+        if output is not None and not name.startswith("_"):
+            try:
+                return getattr(output, name)
+            except AttributeError:
+                pass
+        raise AttributeError(f"no attribute {name!r} on the logits or on the model's output")
+
+    def __getitem__(self, key: Any) -> Any:
+        if isinstance(key, str):
+            return self.__dict__["model_output"][key]
+        return super().__getitem__(key)
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        return self.as_subclass(torch.Tensor).__reduce_ex__(protocol)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> torch.Tensor:
+        return self.as_subclass(torch.Tensor).clone()
+
+    def __repr__(self, *, tensor_contents: Any = None) -> str:
+        return repr(self.as_subclass(torch.Tensor))
+
+    def __format__(self, spec: str) -> str:
+        return format(self.as_subclass(torch.Tensor), spec)
+
+
+def logits(output: Any) -> Any:
+    """A causal language model's output seen as its logits; a tensor passes through."""
+    if isinstance(output, torch.Tensor):
+        return output
+    found = output[0] if isinstance(output, tuple) else getattr(output, "logits", None)
+    if not isinstance(found, torch.Tensor):
+        return output
+    seen = found.as_subclass(CausalLMLogits)
+    seen.model_output = output
+    return seen
+
+
+def with_logits(output: Any, value: Any) -> Any:
+    """A causal language model's output with other logits."""
+    if isinstance(value, CausalLMLogits):
+        value = value.as_subclass(torch.Tensor)
+    if not isinstance(value, torch.Tensor) or isinstance(output, torch.Tensor):
+        return value
+    if isinstance(output, tuple):
+        return (value, *output[1:])
+    fields = dict(output)
+    fields["logits"] = value
+    return type(output)(**fields)
+
+
+def hidden_states(output: Any) -> Any:
+    """A decoder block's hidden states: the first entry of a tuple, or the tensor itself."""
+    return output if isinstance(output, torch.Tensor) else output[0]
+
+
+def with_hidden_states(output: Any, value: Any) -> Any:
+    """A decoder block's output with other hidden states."""
+    if isinstance(output, torch.Tensor):
+        return value
+    return (value, *output[1:]) if isinstance(output, tuple) else [value, *output[1:]]
+
+
+def first_input(inputs: tuple[tuple[Any, ...], dict[str, Any]]) -> Any:
+    """The first positional argument, or the first keyword argument where there is no positional one."""
+    args, kwargs = inputs
+    if args:
+        return args[0]
+    return next(iter(kwargs.values()), None)

@@ -1,0 +1,131 @@
+"""Split values by rows and put them together again: which axis of a value is the batch, and the slice of one invoke."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch.utils._pytree import tree_flatten, tree_unflatten
+
+from loupe.errors import RowsError
+from loupe.graph.node import Event
+
+SHARED = -1
+MIXED = -2
+
+
+@dataclass(frozen=True, slots=True)
+class Rows:
+    """The slice of the batch that belongs to each invoke."""
+
+    slices: tuple[tuple[int, int], ...]
+    total: int
+
+    def covers_all(self, invoke: int | None) -> bool:
+        """Whether an invoke is the whole batch."""
+        return invoke is None or self.slices[invoke][1] == self.total
+
+
+def axes_from_shapes(shapes: Sequence[Sequence[torch.Size | None]], rows: Sequence[int]) -> tuple[int, ...]:
+    """For each leaf of a value, the axis along which it grows with the batch.
+
+    `shapes[i]` are the leaves' shapes in a pass with `rows[i]` rows. SHARED where no axis changes: a table that all rows use,
+    whatever its length. MIXED where rows cannot be told apart: two axes change, or one changes out of proportion.
+    """
+    leaves = {len(found) for found in shapes}
+    if len(leaves) != 1:
+        return (MIXED,) * max(leaves, default=0)
+    axes = []
+    for each in zip(*shapes, strict=True):
+        if any(shape is None for shape in each):
+            axes.append(SHARED)
+            continue
+        sizes = [tuple(shape) for shape in each if shape is not None]
+        if len({len(size) for size in sizes}) != 1:
+            axes.append(MIXED)
+            continue
+        changing = [axis for axis in range(len(sizes[0])) if len({size[axis] for size in sizes}) > 1]
+        if not changing:
+            axes.append(SHARED)
+        elif len(changing) > 1:
+            axes.append(MIXED)
+        else:
+            axis = changing[0]
+            ratios = {(size[axis] // count, size[axis] % count) for size, count in zip(sizes, rows, strict=True)}
+            axes.append(axis if len(ratios) == 1 and next(iter(ratios))[1] == 0 else MIXED)
+    return tuple(axes)
+
+
+def leaf_shapes(value: Any) -> tuple[torch.Size | None, ...]:
+    """The shapes of a value's leaves, None for a leaf that is no tensor."""
+    return tuple(leaf.shape if isinstance(leaf, torch.Tensor) else None for leaf in tree_flatten(value)[0])
+
+
+def narrow(value: Any, axes: tuple[int, ...], rows: Rows, invoke: int, event: Event) -> Any:
+    """The rows of one invoke, as views; shared leaves as they are.
+
+    Raises RowsError for a value whose rows cannot be told apart.
+    """
+    leaves, spec = tree_flatten(value)
+    start, size = rows.slices[invoke]
+    _check(len(leaves) == len(axes), event)
+    narrowed = []
+    for leaf, axis in zip(leaves, axes, strict=True):
+        if not isinstance(leaf, torch.Tensor) or axis == SHARED:
+            narrowed.append(leaf)
+            continue
+        each = _rows_each(leaf, axis, rows, event)
+        narrowed.append(leaf.narrow(axis, start * each, size * each))
+    return tree_unflatten(narrowed, spec)
+
+
+def widen(whole: Any, part: Any, axes: tuple[int, ...], rows: Rows, invoke: int, event: Event) -> Any:
+    """The whole value with the rows of one invoke replaced by `part`; gradients flow through both.
+
+    Raises RowsError where a leaf is shared by all rows, or `part` is of another form.
+    """
+    leaves, spec = tree_flatten(whole)
+    parts, part_spec = tree_flatten(part)
+    start, size = rows.slices[invoke]
+    _check(len(leaves) == len(axes), event)
+    if len(parts) != len(leaves) or (part_spec != spec and len(leaves) != 1):
+        raise RowsError(
+            f"{event} is written by one prompt of several with a value of another form",
+            remedy="write a value with the same structure as the one that is read there",
+        )
+    widened = []
+    for leaf, new, axis in zip(leaves, parts, axes, strict=True):
+        if new is leaf or not isinstance(leaf, torch.Tensor):
+            widened.append(leaf)
+            continue
+        if axis == SHARED:
+            raise RowsError(
+                f"{event} is shared by all prompts of the batch, so one of them cannot write it",
+                remedy="write it in tracer.invoke() without input, for the whole batch",
+            )
+        each = _rows_each(leaf, axis, rows, event)
+        expected = (*leaf.shape[:axis], size * each, *leaf.shape[axis + 1 :])
+        if not isinstance(new, torch.Tensor) or tuple(new.shape) != expected:
+            shape = list(new.shape) if isinstance(new, torch.Tensor) else type(new).__name__
+            raise RowsError(
+                f"{event} is written with {shape}, where this prompt's rows are {list(expected)}",
+                remedy="prompts of one batch are padded on the left to one length; write a value of that shape",
+            )
+        before, after = leaf.narrow(axis, 0, start * each), leaf.narrow(axis, (start + size) * each, leaf.shape[axis] - (start + size) * each)
+        widened.append(torch.cat([before, new.to(leaf.dtype).to(leaf.device), after], dim=axis))
+    return tree_unflatten(widened, spec)
+
+
+def _rows_each(leaf: torch.Tensor, axis: int, rows: Rows, event: Event) -> int:
+    _check(axis != MIXED and axis < leaf.dim() and leaf.shape[axis] % rows.total == 0, event)
+    return leaf.shape[axis] // rows.total
+
+
+def _check(known: bool, event: Event) -> None:
+    if not known:
+        raise RowsError(
+            f"the rows of single prompts cannot be told apart at {event}",
+            remedy="use it in tracer.invoke() without input (the whole batch), or trace this prompt alone",
+        )

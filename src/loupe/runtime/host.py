@@ -1,0 +1,70 @@
+"""Say what the runtime needs of a host: something that can be called with prompts, and whose modules can be tapped."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from torch import nn
+
+from loupe.errors import Line
+from loupe.graph.graph import Graph
+from loupe.graph.node import Site
+
+
+@dataclass(frozen=True, slots=True)
+class Input:
+    """What one invoke was given, as the user wrote it."""
+
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+    line: Line | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """The call that runs all inputs at once, and the rows `(start, size)` of each input in it."""
+
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+    rows: tuple[tuple[int, int], ...] = ()
+    total: int = field(default=0)
+
+
+class Host(Protocol):
+    """Something that can be called: prepares inputs, merges rows, forwards."""
+
+    lock: threading.RLock
+
+    @property
+    def module(self) -> nn.Module:
+        """The module that a run calls."""
+        ...
+
+    @property
+    def prefix(self) -> str:
+        """The path of that module in the model whose paths sites use; '' for the model itself."""
+        ...
+
+    def load(self) -> None:
+        """Bring the weights, where they are not there yet."""
+        ...
+
+    def merge(self, inputs: Sequence[Input]) -> Batch:
+        """One call for several inputs; raises InputError for what cannot be used."""
+        ...
+
+    def settings(self, graph: Graph, module: nn.Module) -> AbstractContextManager[None]:
+        """What a run of this graph sets on the module for its length (eager attention where a pattern is read)."""
+        ...
+
+    def settings_key(self, graph: Graph) -> str:
+        """Names these settings, for what is cached about a run."""
+        ...
+
+    def stand_in(self, site: Site) -> Site | None:
+        """Another site at which the same value passes, where the named module may not be called."""
+        ...

@@ -1,0 +1,338 @@
+"""Run the nodes of a plan, each as soon as what it needs is there, in the order of the block."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from heapq import heappop, heappush
+from typing import Any, Protocol
+
+import torch
+
+from loupe.errors import LoupeError, OperationError, OrderError, OverwrittenWarning
+from loupe.graph.node import Const, Event, Node, Ref, map_argument
+from loupe.ops.table import function_of
+from loupe.runtime.plan import Plan, changed_values
+from loupe.runtime.tensors import map_tensors, share_memory, storages_of, summary
+
+
+class Tap(Protocol):
+    """An open site: what passes there now, and a way to change it."""
+
+    event: Event
+
+    def read(self, node: Node) -> Any:
+        """The value at the node's port, narrowed to the rows of its invoke."""
+        ...
+
+    def write(self, node: Node, value: Any) -> None:
+        """Let the model go on with another value."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Surroundings:
+    """What nodes need beside values: the model's modules and parameters, and a way to call a module without taps."""
+
+    module: Callable[[str], Any]
+    parameter: Callable[[str], Any]
+    silence: Callable[[str], AbstractContextManager[None]]
+
+
+class Interpreter:
+    """Keeps the values of a run and does its nodes; one method per kind of node.
+
+    `keep_values` holds on to every value, for runs that are peeked at: the block may still name any of them.
+    """
+
+    def __init__(self, surroundings: Surroundings, *, keep_values: bool = False) -> None:
+        self.surroundings = surroundings
+        self.keep_values = keep_values
+        self.values: dict[int, Any] = {}
+        self.results: dict[str, Any] = {}
+        self.done: set[int] = set()
+        self.plan: Plan | None = None
+        self.wanted: set[int] = set()
+        self._unmet: dict[int, int] = {}
+        self._waiters: dict[int, list[int]] = {}
+        self._uses: dict[int, int] = {}
+        self._ready: list[int] = []
+        self._gate_open: set[int] = set()
+        self._snapshots: dict[int, dict[int, Any]] = {}
+        self._taps: list[Tap] = []
+        self._moved: dict[tuple[int, torch.device], torch.Tensor] = {}
+        self._dispatch: dict[str, Callable[[Node], Any]] = {
+            "read": self._read,
+            "write": self._write,
+            "apply": self._apply,
+            "call": self._call,
+            "parameter": self._parameter,
+            "save": self._save,
+        }
+
+    # -- the schedule --------------------------------------------------------------------------------------------------
+
+    def load(self, plan: Plan) -> None:
+        """Take a plan, or the longer plan of a graph that has grown since."""
+        self.plan = plan
+        self.wanted = set(plan.wanted) - self.done
+        self._gates = plan.gates
+        for node in sorted(plan.live):
+            if node in self.done or node in self._unmet:
+                continue
+            unmet = [need for need in plan.needs[node] if need not in self.done]
+            gated = plan.graph[node].kind in ("read", "write")
+            self._unmet[node] = len(unmet) + gated
+            for need in unmet:
+                self._waiters.setdefault(need, []).append(node)
+            if not self._unmet[node]:
+                heappush(self._ready, node)
+        if not self.keep_values:
+            self._uses = {node: len(users) for node, users in plan.users.items()}
+        if self._taps:
+            self._open_gate(self._taps[-1].event)
+
+    def open(self, tap: Tap) -> None:
+        """Open a site, and do what can be done there."""
+        self._taps.append(tap)
+        self._open_gate(tap.event)
+        self.drain()
+
+    def close(self, tap: Tap) -> None:
+        """Close a site; a write that is still waiting there can never happen."""
+        self._taps.remove(tap)
+        assert self.plan is not None
+        for node_id in self.plan.gates.get(tap.event, ()):
+            if node_id not in self.done:
+                raise self._late_write(self.plan.graph[node_id])
+
+    def drain(self) -> None:
+        """Do every node that is ready, in the order of the block."""
+        ready = self._ready
+        while ready:
+            self.do(heappop(ready))
+
+    def do(self, node_id: int) -> None:
+        """Do one node, hand its value on, and free what nobody needs any more."""
+        assert self.plan is not None
+        node = self.plan.graph.nodes[node_id]
+        value = self._dispatch[node.kind](node)
+        self.values[node_id] = value
+        self.done.add(node_id)
+        self.wanted.discard(node_id)
+        for waiter in self._waiters.pop(node_id, ()):
+            self._unmet[waiter] -= 1
+            if not self._unmet[waiter]:
+                heappush(self._ready, waiter)
+        if not self.keep_values:
+            self._free(node_id)
+
+    def _open_gate(self, event: Event) -> None:
+        for node_id in self._gates.get(event, ()):
+            if node_id not in self._gate_open and node_id in self._unmet:
+                self._gate_open.add(node_id)
+                self._unmet[node_id] -= 1
+                if not self._unmet[node_id]:
+                    heappush(self._ready, node_id)
+
+    def _free(self, node_id: int) -> None:
+        assert self.plan is not None
+        for need in self.plan.needs[node_id]:
+            self._drop_use(need, node_id)
+        for held in self.plan.changed_sites(node_id) if node_id in self.plan.memory.mutates else ():
+            if held not in self.plan.needs[node_id]:
+                self._drop_use(held, node_id)
+        if not self._uses.get(node_id):
+            self.values.pop(node_id, None)
+        self._snapshots.pop(node_id, None)
+
+    def _drop_use(self, need: int, user: int) -> None:
+        assert self.plan is not None
+        if user in self.plan.users.get(need, ()):
+            self._uses[need] -= 1
+            if not self._uses[need]:
+                self.values.pop(need, None)
+
+    def pending_events(self) -> list[Event]:
+        """The moments that nodes still wait for."""
+        assert self.plan is not None
+        return [event for event, nodes in self.plan.gates.items() if any(node not in self.done for node in nodes)]
+
+    # -- the kinds of node ---------------------------------------------------------------------------------------------
+
+    def _read(self, node: Node) -> Any:
+        return self._tap_of(node).read(node)
+
+    def _write(self, node: Node) -> Any:
+        value = self._resolve(node, node.args[0])
+        self._tap_of(node).write(node, value)
+        return value
+
+    def _tap_of(self, node: Node) -> Tap:
+        event = node.site.event
+        return next(tap for tap in reversed(self._taps) if tap.event == event)
+
+    def _apply(self, node: Node) -> Any:
+        assert self.plan is not None
+        function = self.plan.graph.functions.get(node.target) or function_of(node.target)
+        if node.id in self.plan.memory.mutates:
+            return self._apply_in_place(node, function)
+        return self._invoke(node, function)
+
+    def _apply_in_place(self, node: Node, function: Callable[..., Any]) -> Any:
+        assert self.plan is not None
+        storages: set[int] = set()
+        for changed in changed_values(self.plan, node.id):
+            storages |= storages_of(self.values.get(changed))
+        if storages:
+            self._check_site_is_open(node, storages)
+            self._snapshot_earlier_readers(node, storages)
+        before = self._saved_before(node, storages)
+        result = self._invoke(node, function)
+        for name, saved, old in before:
+            if not _same(saved, old):
+                self._warn_overwritten(node, name)
+        return result
+
+    def _call(self, node: Node) -> Any:
+        with self.surroundings.silence(node.target):
+            return self._invoke(node, self.surroundings.module(node.target))
+
+    def _parameter(self, node: Node) -> Any:
+        return self.surroundings.parameter(node.target)
+
+    def _save(self, node: Node) -> Any:
+        value = self._resolve(node, node.args[0])
+        self.results[node.target] = value
+        return value
+
+    def _invoke(self, node: Node, function: Callable[..., Any]) -> Any:
+        args = [self._resolve(node, arg) for arg in node.args]
+        kwargs = {key: self._resolve(node, arg) for key, arg in node.kwargs.items()} if node.kwargs else {}
+        try:
+            if any(type(arg) is Const for arg in node.args):
+                args = self._move_constants(node, args)
+            return function(*args, **kwargs)
+        except LoupeError:
+            raise
+        except Exception as error:
+            shown = [summary(arg) for arg in args] + [f"{key}={summary(arg)}" for key, arg in kwargs.items()]
+            name = node.target if node.kind == "apply" else f"the call of {node.target or 'the model'}"
+            raise OperationError(
+                f"{name} failed on ({', '.join(shown)}): {type(error).__name__}: {error}",
+                remedy="mend this line; the model is as it was",
+                line=node.line,
+            ) from error
+
+    # -- arguments -----------------------------------------------------------------------------------------------------
+
+    def _resolve(self, node: Node, arg: Any) -> Any:
+        kind = type(arg)
+        if kind is Ref:
+            snapshots = self._snapshots.get(node.id)
+            if snapshots is not None and arg.node in snapshots:
+                return snapshots[arg.node]
+            return self.values[arg.node]
+        if kind is Const:
+            assert self.plan is not None
+            return self.plan.graph.constants[arg.index]
+        if kind is tuple or kind is list or kind is dict or kind is slice:
+            return map_argument(arg, lambda leaf: self._resolve(node, leaf) if type(leaf) in (Ref, Const) else leaf)
+        return arg
+
+    def _move_constants(self, node: Node, args: list[Any]) -> list[Any]:
+        """Bring constants to the device of the values that they meet."""
+        device = next(
+            (value.device for arg, value in zip(node.args, args, strict=True) if type(arg) is Ref and isinstance(value, torch.Tensor)),
+            None,
+        )  # fmt: skip
+        if device is None:
+            return args
+        for place, (arg, value) in enumerate(zip(node.args, args, strict=True)):
+            if type(arg) is Const and isinstance(value, torch.Tensor) and value.device != device and value.dim() > 0:
+                key = (arg.index, device)
+                if key not in self._moved:
+                    self._moved[key] = value.to(device)
+                args[place] = self._moved[key]
+        return args
+
+    # -- memory that is shared -----------------------------------------------------------------------------------------
+
+    def _check_site_is_open(self, node: Node, storages: set[int]) -> None:
+        """A tensor of the model may be changed only while the model has not gone on with it."""
+        assert self.plan is not None
+        open_events = {tap.event for tap in self._taps}
+        for read in self.plan.changed_sites(node.id):
+            site = self.plan.graph[read].site
+            if site.event not in open_events and share_memory(self.values.get(read), storages):
+                raise OrderError(
+                    f"{site} is changed in place with a value that the model computes only after it",
+                    remedy="change a copy (`x = x.clone()`), or use values from earlier modules",
+                    line=node.line,
+                )
+
+    def _snapshot_earlier_readers(self, node: Node, storages: set[int]) -> None:
+        """Lines above an in-place change see the tensor as it was, even where they run later."""
+        assert self.plan is not None
+        copies: dict[int, Any] = {}
+        for reader in self.plan.earlier_readers(node.id):
+            if reader in self.done or reader == node.id:
+                continue
+            for ref in self.plan.graph[reader].refs():
+                known = self._snapshots.get(reader, {})
+                if ref in self.values and ref not in known and share_memory(self.values[ref], storages):
+                    if ref not in copies:
+                        copies[ref] = map_tensors(self.values[ref], torch.Tensor.clone)
+                    self._snapshots.setdefault(reader, {})[ref] = copies[ref]
+
+    def _saved_before(self, node: Node, storages: set[int]) -> list[tuple[Node, Any, Any]]:
+        assert self.plan is not None
+        found = []
+        for save in self.plan.earlier_saves(node.id) if storages else ():
+            saved = self.plan.graph[save]
+            value = self.results.get(saved.target)
+            if save in self.done and share_memory(value, storages):
+                found.append((saved, value, map_tensors(value, torch.Tensor.clone)))
+        return found
+
+    def _warn_overwritten(self, node: Node, saved: Node) -> None:
+        warnings.warn(
+            OverwrittenWarning(
+                f"the value saved at {saved.line} is overwritten in place at {node.line}; "
+                "to keep it as it was, save a copy: .clone().save()"
+            ),
+            stacklevel=2,
+        )
+
+    def _late_write(self, node: Node) -> OrderError:
+        assert self.plan is not None
+        later = self._latest_site(node.id, set())
+        return OrderError(
+            f"{node.site} is written with a value that the model computes only after it"
+            + (f" (it needs {later})" if later else ""),
+            remedy="use values from earlier modules, or take the later value from a first trace",
+            line=node.line,
+        )
+
+    def _latest_site(self, node_id: int, seen: set[int]) -> str:
+        assert self.plan is not None
+        for need in self.plan.needs[node_id]:
+            if need in self.done or need in seen:
+                continue
+            seen.add(need)
+            node = self.plan.graph[need]
+            found = str(node.site) if node.kind in ("read", "write") else self._latest_site(need, seen)
+            if found:
+                return found
+        return ""
+
+
+def _same(now: Any, before: Any) -> bool:
+    from loupe.runtime.tensors import tensors_in
+
+    return all(
+        torch.equal(a, b) or bool(((a == b) | ((a != a) & (b != b))).all())
+        for a, b in zip(tensors_in(now), tensors_in(before), strict=True)
+    )

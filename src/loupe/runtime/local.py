@@ -1,0 +1,259 @@
+"""Run the graph of one block in this process: pass by pass while the block is being written, and to its end."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+
+from loupe.errors import InputError, Line, LoupeError, NotReachedError, nearest
+from loupe.graph.graph import Graph
+from loupe.graph.node import Event, Node
+from loupe.runtime.batching import Rows
+from loupe.runtime.describe import Describer, Undescribed
+from loupe.runtime.forward import Pass
+from loupe.runtime.host import Batch, Host, Input
+from loupe.runtime.meta import Scan, Scanner
+from loupe.runtime.ops_tap import Operation
+from loupe.runtime.plan import Plan, make_plan
+from loupe.runtime.rows import SiteAxes
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What a run gives back: the saved values that were reached, and the error that kept others from it."""
+
+    results: dict[str, Any]
+    error: LoupeError | None = None
+
+
+class LocalRun:
+    """The run of one block: takes its inputs, answers peeks, and ends it.
+
+    A block without peeks is one pass in the caller's thread. With peeks the pass stands still in a worker thread between them; what
+    has passed already is reached by a new pass with the same random numbers.
+    """
+
+    def __init__(self, host: Host, modules: Callable[[str], nn.Module], graph: Graph, scanner: Scanner) -> None:
+        self._host = host
+        self._modules = modules
+        self._graph = graph
+        self._scanner = scanner
+        self._inputs: list[Input] = []
+        self._batch: Batch | None = None
+        self._axes: SiteAxes | None = None
+        self._pass: Pass | None = None
+        self._random: tuple[torch.Tensor, list[torch.Tensor]] | None = None
+        self._describer = Describer(graph, scanner)
+        self._locked = False
+
+    # -- what the block asks -------------------------------------------------------------------------------------------
+
+    def add_input(self, args: tuple[Any, ...], kwargs: dict[str, Any], line: Line) -> int:
+        """Take one input into the batch; a pass that stands still with fewer is given up."""
+        self._inputs.append(Input(args, kwargs, line))
+        self._host.merge([self._inputs[-1]])  # what cannot be used is refused here, on its own line
+        self._batch = self._axes = None
+        self._describer.forget()
+        self._end_pass()
+        return len(self._inputs) - 1
+
+    def peek(self, node: int) -> Any:
+        """The real value of a node, by letting the pass proceed to it."""
+        if self._pass is not None and node in self._pass.interpreter.values:
+            return self._pass.interpreter.values[node]
+        plan = make_plan(self._graph, wanted=[node], keep=range(len(self._graph)))
+        self._proceed(plan, last=False)
+        assert self._pass is not None
+        if node not in self._pass.interpreter.done:
+            raise self._not_reached(plan, self._pass, node)
+        return self._pass.interpreter.values[node]
+
+    def describe(self, node: int) -> Any:
+        """The value of a node without data, or the real one where only a run can tell its shape."""
+        if self._pass is not None and node in self._pass.interpreter.values:
+            return self._pass.interpreter.values[node]
+        try:
+            batch = self._merged()
+            watch = tuple(sorted({site.path for site in self._graph.sites if site.op is not None}))
+            stand_ins = {s.event: o.event for s in self._graph.sites if (o := self._host.stand_in(s)) is not None}
+            watch = tuple(sorted({*watch, *(event.path for event in stand_ins.values())}))
+            scan = self._scan(batch, watch)
+            for event, other in stand_ins.items():
+                if event not in scan.values and other in scan.values:
+                    scan.values[event] = scan.values[other]
+            return self._describer.describe(node, scan, Rows(batch.rows, batch.total), self._site_axes())
+        except Undescribed:
+            return self.peek(node)
+
+    def device(self, node: int) -> torch.device:
+        """Where the value of a node will be."""
+        value = self.describe(node)
+        if isinstance(value, torch.Tensor) and not value.is_meta:
+            return value.device
+        self._host.load()
+        devices = {parameter.device for parameter in self._host.module.parameters()}
+        if len(devices) == 1:
+            return devices.pop()
+        return self.peek(node).device
+
+    def operations(self, path: str, call: int) -> list[Operation]:
+        """The torch operations of one call of a module, in order, without data."""
+        scan = self._scan(self._merged(), (path,))
+        if (path, call) not in scan.operations:
+            raise NotReachedError(
+                f"{path or 'the model'} is not called in this pass, so it has no operations to list",
+                remedy=self._what_ran(path),
+            )
+        return scan.operations[path, call]
+
+    def finish(self) -> Outcome:
+        """Run the graph to its end."""
+        plan = make_plan(self._graph)
+        try:
+            if not self._inputs:
+                if not plan.live:
+                    return Outcome({})
+                raise InputError(
+                    "the block has no input", remedy="pass a prompt to trace(...), or use tracer.invoke(prompt)"
+                )
+            self._proceed(plan, last=True)
+            assert self._pass is not None
+            interpreter = self._pass.interpreter
+            error = None if self._pass.stopped_early else self._first_missed(plan, self._pass)
+            return Outcome(interpreter.results, error)
+        finally:
+            self._end_pass()
+            self._release()
+
+    def abandon(self) -> None:
+        """The block ended with an exception: end the pass, keep nothing."""
+        try:
+            self._end_pass()
+        finally:
+            self._release()
+
+    # -- passes --------------------------------------------------------------------------------------------------------
+
+    def _proceed(self, plan: Plan, *, last: bool) -> None:
+        if self._pass is not None and not self._pass.can_take(plan):
+            self._end_pass()
+        if self._pass is None:
+            self._begin_pass(plan, pausable=not last)
+        assert self._pass is not None
+        try:
+            self._pass.run(plan, last=last)
+        except BaseException:
+            self._end_pass()
+            raise
+
+    def _begin_pass(self, plan: Plan, *, pausable: bool) -> None:
+        if not self._inputs:
+            raise InputError(
+                "the block has no input yet", remedy="pass a prompt to trace(...), or use tracer.invoke(prompt)"
+            )
+        self._host.load()
+        self._acquire()
+        batch, axes, rows = self._merged(), self._site_axes(), Rows(self._merged().rows, self._merged().total)
+        split = [e for e, nodes in plan.gates.items() if any(not rows.covers_all(self._graph[n].invoke) for n in nodes)]
+        if split:
+            axes.prepare(split)
+        if self._random is not None:
+            _set_random_state(self._random)
+        elif pausable:
+            self._random = _random_state()
+        self._pass = Pass(self._host, self._modules, batch, axes, pausable=pausable)
+
+    def _end_pass(self) -> None:
+        if self._pass is not None:
+            self._pass.cancel()
+            self._pass = None
+
+    def _acquire(self) -> None:
+        if not self._locked:
+            self._host.lock.acquire()
+            self._locked = True
+
+    def _release(self) -> None:
+        if self._locked:
+            self._locked = False
+            self._host.lock.release()
+
+    def _merged(self) -> Batch:
+        if not self._inputs:
+            raise Undescribed("the block has no input yet")
+        if self._batch is None:
+            self._batch = self._host.merge(self._inputs)
+        return self._batch
+
+    def _site_axes(self) -> SiteAxes:
+        if self._axes is None:
+            self._axes = SiteAxes(self._host, self._modules, self._graph, self._inputs, self._scan)
+        return self._axes
+
+    def _scan(self, batch: Batch, watch: Sequence[str]) -> Scan:
+        def settings(module: nn.Module) -> AbstractContextManager[None]:
+            return self._host.settings(self._graph, module)
+
+        with self._host.lock:
+            return self._scanner.scan(batch, settings, self._host.settings_key(self._graph), tuple(watch))
+
+    # -- what did not run ----------------------------------------------------------------------------------------------
+
+    def _first_missed(self, plan: Plan, ended: Pass) -> LoupeError | None:
+        for node_id in sorted(plan.live - ended.interpreter.done):
+            if plan.graph[node_id].kind in ("read", "write"):
+                return self._missed(plan.graph[node_id])
+        return None
+
+    def _not_reached(self, plan: Plan, ended: Pass, node: int) -> LoupeError:
+        stack, seen = [node], set()
+        while stack:
+            each = stack.pop()
+            if each in seen or each in ended.interpreter.done:
+                continue
+            seen.add(each)
+            if plan.graph[each].kind in ("read", "write"):
+                return self._missed(plan.graph[each])
+            stack.extend(plan.needs.get(each, ()))
+        return NotReachedError("a value was not reached", remedy="report this", line=plan.graph[node].line)
+
+    def _missed(self, node: Node) -> LoupeError:
+        site = node.site
+        return NotReachedError(
+            f"{site} did not run in this pass, so it could not be {'read' if node.kind == 'read' else 'written'}",
+            remedy=self._what_ran(site.path, site.event),
+            line=node.line,
+        )
+
+    def _what_ran(self, path: str, event: Event | None = None) -> str:
+        """A sentence about what did run in place of a module, an operation or a call of it."""
+        try:
+            watch = (path,) if event is not None and event.op is not None else ()
+            scan = self._scan(self._merged(), watch)
+        except Exception:
+            return "name a module that the forward pass calls"
+        if event is not None and event.op is not None and (path, event.call) in scan.operations:
+            names = [f"{op.name}[{op.index}]" for op in scan.operations[path, event.call]]
+            return f"its operations in this pass: {', '.join(names)}"
+        times = len({e.call for e in scan.values if e.path == path and e.op is None})
+        if times:
+            return f"it is called {times} time{'s' if times > 1 else ''} in a pass; calls count from 0"
+        parent = path.rpartition(".")[0]
+        beside = [name for name in scan.calls() if name.startswith(parent) and name not in (path, parent)]
+        return "what does run there: " + nearest(path, beside or scan.calls())
+
+
+def _random_state() -> tuple[torch.Tensor, list[torch.Tensor]]:
+    cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_available() and torch.cuda.is_initialized() else []
+    return torch.get_rng_state(), cuda
+
+
+def _set_random_state(state: tuple[torch.Tensor, list[torch.Tensor]]) -> None:
+    torch.set_rng_state(state[0])
+    if state[1]:
+        torch.cuda.set_rng_state_all(state[1])

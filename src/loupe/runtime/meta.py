@@ -1,0 +1,163 @@
+"""Run a model on tensors without data: what passes at every site, with its shape and dtype, before anything is computed."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_flatten, tree_map_only
+
+from loupe.graph.node import Event
+from loupe.runtime.host import Batch
+from loupe.runtime.ops_tap import Operation, calling_line, watching
+from loupe.runtime.taps import OpenSite, Taps
+from loupe.runtime.tensors import map_tensors
+
+_MAX_REAL_BUFFER = 1 << 20
+
+
+class MetaMode(TorchDispatchMode):
+    """Where a tensor without data meets one with data, go on without; integers that decide the flow stay real until then."""
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        kwargs = dict(kwargs or {})
+        leaves = tree_flatten((args, kwargs))[0]
+        tensors = [leaf for leaf in leaves if isinstance(leaf, torch.Tensor)]
+        if any(tensor.is_meta for tensor in tensors):
+            if not all(tensor.is_meta for tensor in tensors):
+                args, kwargs = tree_map_only(torch.Tensor, lambda t: t if t.is_meta else t.to("meta"), (args, kwargs))
+            if isinstance(kwargs.get("device"), torch.device):
+                kwargs["device"] = torch.device("meta")
+        return func(*args, **kwargs)
+
+
+@dataclass
+class Scan:
+    """What passed at each site in a run on meta tensors, and the error that ended it, where one did."""
+
+    values: dict[Event, Any] = field(default_factory=dict)
+    operations: dict[tuple[str, int], list[Operation]] = field(default_factory=dict)
+    error: Exception | None = None
+
+    def calls(self) -> list[str]:
+        """The paths of the modules that ran, in order."""
+        return list(dict.fromkeys(event.path for event in self.values if event.op is None and event.phase == "in"))
+
+
+def to_meta(value: Any) -> Any:
+    """A value with its floating-point tensors as tensors without data; integers keep theirs, on the CPU."""
+
+    def change(tensor: torch.Tensor) -> torch.Tensor:
+        if tensor.is_floating_point() or tensor.is_complex():
+            return tensor.detach().to("meta")
+        return tensor if tensor.is_meta else tensor.detach().cpu().clone()
+
+    return map_tensors(value, change)
+
+
+def without_data(module: nn.Module) -> nn.Module:
+    """A copy of a module whose parameters have no data, and which calls no hooks of the user's."""
+    memo: dict[int, Any] = {}
+    for parameter in module.parameters():
+        memo[id(parameter)] = nn.Parameter(parameter.detach().to("meta"), requires_grad=parameter.requires_grad)
+    for buffer in module.buffers():
+        real = not buffer.is_meta and buffer.numel() <= _MAX_REAL_BUFFER
+        memo[id(buffer)] = buffer.detach().cpu().clone() if real else buffer.detach().to("meta")
+    twin = copy.deepcopy(module, memo)
+    for each in twin.modules():
+        for name in ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks"):
+            getattr(each, name).clear()
+    return twin
+
+
+class Scanner:
+    """Runs a module without data, once for each signature of its inputs, and remembers what passed."""
+
+    def __init__(self, module: Callable[[], nn.Module], prefix: str) -> None:
+        self._module = module
+        self._prefix = prefix
+        self._twin: nn.Module | None = None
+        self._cache: dict[Any, Scan] = {}
+
+    def twin(self) -> nn.Module:
+        """The module without data; made once."""
+        if self._twin is None:
+            self._twin = without_data(self._module())
+        return self._twin
+
+    def twin_module(self, path: str) -> nn.Module:
+        """A submodule of the twin, by its path in the whole model."""
+        inner = path.removeprefix(self._prefix).lstrip(".") if self._prefix else path
+        return self.twin().get_submodule(inner)
+
+    def scan(self, batch: Batch, settings: Callable[[nn.Module], AbstractContextManager[None]], key: str, watch: tuple[str, ...]) -> Scan:
+        """What passes at every module, and at the operations of the modules in `watch`."""
+        signature = (_signature((batch.args, batch.kwargs)), key, watch)
+        found = self._cache.get(signature)
+        if found is None:
+            if len(self._cache) > 64:
+                self._cache.clear()
+            found = self._cache[signature] = self._run(batch, settings, watch)
+        return found
+
+    def _run(self, batch: Batch, settings: Callable[[nn.Module], AbstractContextManager[None]], watch: tuple[str, ...]) -> Scan:
+        scan = Scan()
+
+        def visit(event: Event, value: Any) -> OpenSite | None:
+            scan.values[event] = map_tensors(value, lambda tensor: tensor)
+            return None
+
+        try:
+            twin = self.twin()
+        except Exception as error:  # a module that cannot be copied can still be run
+            scan.error = error
+            return scan
+        taps = Taps(self.twin_module, visit)
+        taps.attach_everywhere(twin, self._prefix)
+        undo = [self._watch(path, scan) for path in watch]
+        for context in undo:
+            context.__enter__()
+        try:
+            with torch.no_grad(), settings(twin), MetaMode():
+                twin(*to_meta(batch.args), **to_meta(batch.kwargs))
+        except Exception as error:  # data decides how this model goes on: what passed so far is known
+            scan.error = error
+        finally:
+            for context in reversed(undo):
+                context.__exit__(None, None, None)
+            taps.detach()
+        return scan
+
+    def _watch(self, path: str, scan: Scan) -> AbstractContextManager[None]:
+        calls = [0]
+
+        def begin() -> Any:
+            call, calls[0] = calls[0], calls[0] + 1
+            found = scan.operations.setdefault((path, call), [])
+
+            def act(name: str, index: int, function: Callable[..., Any], args: Any, kwargs: Any) -> Any:
+                line = calling_line()
+                scan.values[Event(path, "in", call, name, index)] = (args, kwargs)
+                output = function(*args, **kwargs)
+                scan.values[Event(path, "out", call, name, index)] = output
+                found.append(Operation(name, index, output, line))
+                return output
+
+            return act
+
+        return watching(self.twin_module(path), begin, [])
+
+
+def _signature(value: Any) -> Any:
+    leaves, spec = tree_flatten(value)
+    return str(spec), tuple(
+        (tuple(leaf.shape), leaf.dtype) if isinstance(leaf, torch.Tensor) else repr(leaf) for leaf in leaves
+    )

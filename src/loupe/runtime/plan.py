@@ -1,0 +1,107 @@
+"""Turn a graph into a plan: what runs at which moment, what waits for what, what is freed when, and where the pass may stop."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from loupe.graph.graph import Graph
+from loupe.graph.node import Event
+from loupe.graph.passes import Memory, first_refs, needed, trace_memory
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What a graph needs of a run, worked out without tensors.
+
+    `needs[n]` must be done before node n; `users[n]` take the value of node n; `gates` says which reads and writes wait for
+    which moment of the pass; `wanted` are the nodes whose results leave the run. When these are done the pass stops; where
+    nothing is wanted it runs to its end, like a plain call.
+    """
+
+    graph: Graph
+    memory: Memory
+    live: frozenset[int]
+    wanted: frozenset[int]
+    needs: dict[int, tuple[int, ...]]
+    users: dict[int, tuple[int, ...]]
+    gates: dict[Event, tuple[int, ...]]
+    sites_read: frozenset[int]
+
+    def __str__(self) -> str:
+        rows = []
+        started = [n for n in sorted(self.live) if not self.needs[n] and self.graph[n].kind not in ("read", "write")]
+        if started:
+            rows.append("start: " + " ".join(f"%{n}" for n in started))
+        for event, nodes in self.gates.items():
+            rows.append(f"{event}: " + " ".join(f"%{n}" for n in nodes))
+        rows.append("wanted: " + (" ".join(f"%{n}" for n in sorted(self.wanted)) or "nothing, run to the end"))
+        return "\n".join(rows)
+
+    def earlier_readers(self, change: int) -> list[int]:
+        """Live nodes written above an in-place change that take a value which may share memory with what it changes."""
+        roots = self._widened(self.memory.mutates[change])
+        return [
+            node
+            for node in sorted(self.live)
+            if node < change and any(self.memory.roots[ref] & roots for ref in self.graph[node].refs())
+        ]
+
+    def earlier_saves(self, change: int) -> list[int]:
+        """Save nodes above an in-place change whose value may share memory with what it changes."""
+        return [node for node in self.earlier_readers(change) if self.graph[node].kind == "save"]
+
+    def changed_sites(self, change: int) -> list[int]:
+        """The reads of sites whose value an in-place change may be about."""
+        return [index for kind, index in self.memory.mutates[change] if kind == "node" and index in self.sites_read]
+
+    def _widened(self, roots: frozenset[tuple[str, int]]) -> frozenset[tuple[str, int]]:
+        """Values of two sites may be one tensor (a block's output, the next one's input): one of them stands for all."""
+        if any(kind == "node" and index in self.sites_read for kind, index in roots):
+            return roots | {("node", read) for read in self.sites_read}
+        return roots
+
+
+def make_plan(graph: Graph, *, wanted: Iterable[int] | None = None, keep: Iterable[int] = ()) -> Plan:
+    """Work out a plan for a graph; `wanted` defaults to its saves. Pure: no tensors, no model.
+
+    `keep` are nodes that are done where the pass comes by, although nobody waits for them.
+
+    >>> print(make_plan(tracer.graph))
+    """
+    memory = trace_memory(graph)
+    if wanted is None:
+        wanted = [node.id for node in graph if node.kind == "save"]
+    asked = set(wanted)
+    asked.update(
+        node for node, roots in memory.mutates.items() if any(kind == "const" for kind, _ in roots)
+    )  # a tensor of the user's own is changed: that leaves the run
+    live = needed(graph, memory, asked.union(keep))
+    needs: dict[int, tuple[int, ...]] = {}
+    users: dict[int, list[int]] = {node: [] for node in live}
+    gates: dict[Event, list[int]] = {}
+    reads = frozenset(node.id for node in graph if node.kind == "read")
+    for node_id in sorted(live):
+        node = graph[node_id]
+        refs = node.refs()
+        needs[node_id] = tuple(dict.fromkeys((*refs, *memory.after.get(node_id, ()))))
+        held = [index for kind, index in memory.mutates.get(node_id, ()) if kind == "node" and index in reads]
+        for ref in dict.fromkeys((*refs, *held)):
+            users[ref].append(node_id)
+        if node.kind in ("read", "write"):
+            gates.setdefault(node.site.event, []).append(node_id)
+    return Plan(
+        graph=graph,
+        memory=memory,
+        live=live,
+        wanted=frozenset(asked),
+        needs=needs,
+        users={node: tuple(found) for node, found in users.items()},
+        gates={event: tuple(nodes) for event, nodes in gates.items()},
+        sites_read=reads,
+    )
+
+
+def changed_values(plan: Plan, change: int) -> list[int]:
+    """The nodes whose values an in-place node changes directly."""
+    return first_refs(plan.graph[change])

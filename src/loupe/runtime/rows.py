@@ -1,0 +1,139 @@
+"""Find out which axis of each site's value is the batch, by looking at passes with different numbers of rows."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+import torch
+from torch import nn
+from torch.utils._pytree import tree_flatten
+
+from loupe.graph.graph import Graph
+from loupe.graph.node import Event
+from loupe.runtime.batching import MIXED, SHARED, axes_from_shapes, leaf_shapes
+from loupe.runtime.host import Batch, Host, Input
+from loupe.runtime.meta import Scan
+from loupe.runtime.taps import OpenSite, Taps
+from loupe.runtime.tensors import map_tensors
+
+
+class SiteAxes:
+    """The axes of sites for one set of inputs; from scans without data, or from small passes where data decides the flow."""
+
+    def __init__(
+        self,
+        host: Host,
+        modules: Callable[[str], nn.Module],
+        graph: Graph,
+        inputs: Sequence[Input],
+        scan: Callable[[Batch, tuple[str, ...]], Scan],
+    ) -> None:
+        self._host = host
+        self._modules = modules
+        self._graph = graph
+        self._inputs = list(inputs)
+        self._scan = scan
+        self._known: dict[Event, tuple[int, ...]] = {}
+
+    def of(self, event: Event) -> tuple[int, ...]:
+        """The axes of the leaves of what passes at an event."""
+        if event not in self._known:
+            self.prepare([event])
+        return self._known[event]
+
+    def prepare(self, events: Iterable[Event]) -> None:
+        """Find the axes of several events together."""
+        missing = [event for event in dict.fromkeys(events) if event not in self._known]
+        if not missing:
+            return
+        stand_ins = {s.event: o.event for s in self._graph.sites if (o := self._host.stand_in(s)) is not None}
+        asked = {event: [event, stand_ins[event]] if event in stand_ins else [event] for event in missing}
+        watch = tuple(sorted({event.path for names in asked.values() for event in names if event.op is not None}))
+        batches = [self._host.merge(self._inputs * times) for times in (1, 2, 3)]
+        scans = [self._scan(batch, watch) for batch in batches]
+        unseen = []
+        for event in missing:
+            name = next((n for n in asked[event] if all(n in scan.values for scan in scans)), None)
+            if name is None:
+                unseen.append(event)
+                continue
+            shapes = [leaf_shapes(scan.values[name]) for scan in scans]
+            self._known[event] = axes_from_shapes(shapes, [batch.total for batch in batches])
+        if unseen:
+            self._probe(unseen, {event: stand_ins[event] for event in unseen if event in stand_ins})
+
+    def _probe(self, events: list[Event], stand_ins: dict[Event, Event]) -> None:
+        """Real passes: one as it is, one with the last prompt changed, one with it twice.
+
+        An axis counts as the batch if it grows in proportion, and if only the last prompt's part of it changes with that prompt.
+        """
+        last = self._inputs[-1]
+        plain = self._host.merge(self._inputs)
+        longer = self._host.merge([*self._inputs, last])
+        start, size = plain.rows[-1]
+        passed = [self._observe(batch, events, stand_ins) for batch in (plain, _changed(plain, start), longer)]
+        for event in events:
+            values = [seen.get(event) for seen in passed]
+            if any(value is None for value in values):
+                self._known[event] = ()
+                continue
+            axes = axes_from_shapes([leaf_shapes(values[0]), leaf_shapes(values[2])], [plain.total, longer.total])
+            self._known[event] = _confirmed(axes, values[0], values[1], start, plain.total)
+
+    def _observe(self, batch: Batch, events: list[Event], stand_ins: dict[Event, Event]) -> dict[Event, Any]:
+        seen: dict[Event, Any] = {}
+
+        def visit(event: Event, value: Any) -> OpenSite | None:
+            if event in events:
+                seen[event] = map_tensors(value, lambda tensor: tensor.detach().clone())
+            return None
+
+        host = self._host
+        host.load()
+        buffers = [(buffer, buffer.detach().clone()) for buffer in host.module.buffers()]
+        taps = Taps(self._modules, visit)
+        taps.attach(set(events), stand_ins)
+        devices = range(torch.cuda.device_count()) if torch.cuda.is_initialized() else ()
+        try:
+            with torch.random.fork_rng(devices=devices), torch.no_grad(), host.settings(self._graph, host.module):
+                host.module(*batch.args, **batch.kwargs)
+        finally:
+            taps.detach()
+            with torch.no_grad():
+                for buffer, value in buffers:
+                    buffer.copy_(value)
+        return seen
+
+
+def _changed(batch: Batch, start: int) -> Batch:
+    """The same batch with the rows from `start` on reversed along their last axis (integers) or turned around (numbers)."""
+
+    def change(tensor: torch.Tensor) -> torch.Tensor:
+        if tensor.dim() == 0 or tensor.shape[0] != batch.total:
+            return tensor
+        tail = tensor[start:]
+        if tensor.is_floating_point():
+            tail = 0.5 - tail
+        elif tensor.dim() > 1 and not bool((tail == tail.flip(-1)).all()) and tensor.dtype != torch.bool:
+            tail = tail.flip(-1)
+        return torch.cat([tensor[:start], tail])
+
+    return Batch(map_tensors(batch.args, change), map_tensors(batch.kwargs, change), batch.rows, batch.total)
+
+
+def _confirmed(axes: tuple[int, ...], plain: Any, changed: Any, start: int, total: int) -> tuple[int, ...]:
+    found = []
+    for axis, one, other in zip(axes, tree_flatten(plain)[0], tree_flatten(changed)[0], strict=False):
+        if axis in (SHARED, MIXED) or not isinstance(one, torch.Tensor) or not isinstance(other, torch.Tensor):
+            found.append(axis)
+            continue
+        if one.shape != other.shape:
+            found.append(MIXED)
+            continue
+        before = start * (one.shape[axis] // total)
+        kept = torch.allclose(
+            one.narrow(axis, 0, before).float(), other.narrow(axis, 0, before).float(), atol=1e-4, equal_nan=True
+        )
+        found.append(axis if kept else MIXED)
+    return tuple(found)

@@ -1,0 +1,110 @@
+"""Pause a function in the middle: it goes on in one worker thread, strictly alternating with its caller."""
+
+from __future__ import annotations
+
+import contextvars
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+import torch
+
+
+class Cancelled(BaseException):
+    """Raised inside a paused function that nobody will resume; no model code catches it."""
+
+
+class PausedCall:
+    """A call that can pause itself and be resumed: `body` gets this object and calls `pause()`.
+
+    Grad mode, autocast, default device, CUDA stream and context variables of the creating thread hold in the worker thread too.
+    """
+
+    def __init__(self, body: Callable[[PausedCall], None]) -> None:
+        self._go = threading.Lock()
+        self._back = threading.Lock()
+        self._go.acquire()
+        self._back.acquire()
+        self._cancelled = False
+        self.error: BaseException | None = None
+        self.finished = False
+        restore = _torch_state()
+        context = contextvars.copy_context()
+        self._thread = threading.Thread(
+            target=context.run, args=(self._run, body, restore), name="loupe-pass", daemon=True
+        )
+        self._thread.start()
+
+    def resume(self) -> None:
+        """Let the call go on until it pauses, ends or fails; an interrupt here cancels it."""
+        try:
+            self._go.release()
+            self._back.acquire()
+        except BaseException:
+            self.cancel()
+            raise
+        if self.finished:
+            self._thread.join()
+        if self.error is not None:
+            error, self.error = self.error, None
+            raise error
+
+    def pause(self) -> None:
+        """Called by the body: give the turn back, and wait for it."""
+        self._back.release()
+        self._go.acquire()
+        self.check()
+
+    def check(self) -> None:
+        """Called by the body wherever it can end: raises Cancelled once the caller has given up."""
+        if self._cancelled:
+            raise Cancelled
+
+    def cancel(self) -> None:
+        """End the call from outside, and wait until it has cleaned up after itself."""
+        self._cancelled = True
+        if self._go.locked():
+            self._go.release()
+        self._thread.join()
+        self.error = None
+
+    def _run(self, body: Callable[[PausedCall], None], restore: Callable[[], Any]) -> None:
+        self._go.acquire()
+        try:
+            with restore():
+                self.check()
+                body(self)
+        except Cancelled:
+            pass
+        except BaseException as error:
+            self.error = error
+        finally:
+            self.finished = True
+            self._back.release()
+
+
+def _torch_state() -> Callable[[], Any]:
+    """Take down what torch keeps per thread; the result sets it in another one."""
+    grad = torch.is_grad_enabled()
+    inference = torch.is_inference_mode_enabled()
+    autocast = [
+        (kind, torch.get_autocast_dtype(kind)) for kind in ("cpu", "cuda") if torch.is_autocast_enabled(kind)
+    ]
+    device = torch.get_default_device()
+    stream = torch.cuda.current_stream() if torch.cuda.is_available() and torch.cuda.is_initialized() else None
+
+    @contextmanager
+    def restored() -> Iterator[None]:
+        with ExitStack() as stack:
+            stack.enter_context(torch.inference_mode(inference))
+            stack.enter_context(torch.set_grad_enabled(grad))
+            for kind, dtype in autocast:
+                stack.enter_context(torch.autocast(kind, dtype=dtype))
+            if device.type != "cpu":
+                stack.enter_context(device)
+            if stream is not None:
+                stack.enter_context(torch.cuda.stream(stream))
+            yield
+
+    return restored

@@ -1,0 +1,55 @@
+"""Say what a recorder needs of the side that runs graphs; the model's front door brings the two together."""
+
+from __future__ import annotations
+
+from typing import Any, Protocol
+
+import torch
+
+from loupe.errors import Line, LoupeError
+
+
+class Outcome(Protocol):
+    """What a run gives back."""
+
+    @property
+    def results(self) -> dict[str, Any]:
+        """The saved values by name."""
+        ...
+
+    @property
+    def error(self) -> LoupeError | None:
+        """What kept a value from being reached."""
+        ...
+
+
+class Execution(Protocol):
+    """Runs the graph of one block: piece by piece while it is being written, and to its end."""
+
+    def add_input(self, args: tuple[Any, ...], kwargs: dict[str, Any], line: Line) -> int:
+        """Take one prompt (or batch) into the run; returns its number."""
+        ...
+
+    def peek(self, node: int) -> Any:
+        """The real value of a node, now: the run proceeds to the point where it is known."""
+        ...
+
+    def describe(self, node: int) -> Any:
+        """The value of a node as tensors without data (shape and dtype), or a peek where that cannot be known."""
+        ...
+
+    def device(self, node: int) -> torch.device:
+        """Where the value of a node will be."""
+        ...
+
+    def operations(self, path: str, call: int) -> list[Any]:
+        """The torch operations of one call of a module, in order."""
+        ...
+
+    def finish(self) -> Outcome:
+        """Run the graph to its end."""
+        ...
+
+    def abandon(self) -> None:
+        """End a run that was begun, and leave the model clean."""
+        ...

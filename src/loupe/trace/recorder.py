@@ -1,0 +1,250 @@
+"""Write a graph: the only place that appends nodes, and the keeper of the scope in which the block stands."""
+
+from __future__ import annotations
+
+import sys
+import threading
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+from loupe.errors import BlockError, Line
+from loupe.graph.graph import Graph
+from loupe.graph.node import Const, Event, Node, Ref, Site
+from loupe.ops.table import function_name
+from loupe.trace.execution import Execution
+from loupe.trace.proxy import Cell, HiddenStatesProxy, Proxy
+from loupe.trace.source import user_line
+
+_INLINE = frozenset(
+    (int, float, bool, complex, str, type(None), type(Ellipsis), torch.dtype, torch.device, torch.layout)
+    + (torch.memory_format,)
+)
+_open = threading.local()
+
+
+def open_recorders() -> list[Recorder]:
+    """The recorders of the blocks that are open in this thread, the innermost last."""
+    stack = getattr(_open, "stack", None)
+    if stack is None:
+        stack = _open.stack = []
+    return stack
+
+
+class Recorder:
+    """Appends nodes to a graph as the body of a block runs, and knows which prompt's rows the block is about.
+
+    `owner` is the model that the block is open on. `open` turns false when the block ends.
+    """
+
+    def __init__(self, owner: object, execution: Execution, graph: Graph, line: Line) -> None:
+        self.owner = owner
+        self.execution = execution
+        self.graph = graph
+        self.line = line
+        self.open = False
+        self.failed = False
+        self.invoke: int | None = None
+        self.in_invoke = False
+        self.cells: dict[str, Cell] = {}
+        self.containers: list[Any] = []
+        self._constants: dict[int, Const] = {}
+        self._reads: dict[tuple[Event, int | None], dict[tuple[Any, ...], Proxy]] = {}
+
+    # -- nodes ---------------------------------------------------------------------------------------------------------
+
+    def apply(self, name: str, args: tuple[Any, ...], kwargs: dict[str, Any] | None = None) -> Proxy:
+        """Record one operation of the table."""
+        encode = self.encode
+        return self._append(
+            "apply",
+            name,
+            tuple([encode(arg) for arg in args]),
+            {key: encode(arg) for key, arg in kwargs.items()} if kwargs else {},
+        )
+
+    def apply_function(self, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Proxy:
+        """Record a call of a torch function, or of any Python function, which then stays local."""
+        name = function_name(function)
+        if name is None:
+            name = f"local.{getattr(function, '__qualname__', type(function).__qualname__)}"
+            known = self.graph.functions.setdefault(name, function)
+            if known is not function:
+                name = f"{name}#{len(self.graph.functions)}"
+                self.graph.functions[name] = function
+        return self.apply(name, args, kwargs)
+
+    def call_module(self, path: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Proxy:
+        """Record a call of one of the model's own modules on values of the block."""
+        arguments = tuple(self.encode(arg) for arg in args)
+        return self._append("call", path, arguments, {key: self.encode(arg) for key, arg in kwargs.items()})
+
+    def parameter(self, path: str) -> Proxy:
+        """Record the reading of a parameter or buffer."""
+        return self._append("parameter", path)
+
+    def read(self, site: Site, view: str | None = None) -> Proxy:
+        """Record the reading of a site; a second reading with no write in between is the same value.
+
+        `view` says how a host wants the value to be seen: "logits" for a causal language model's output, "hidden_states" for a
+        decoder block's.
+        """
+        reads = self._reads.setdefault((site.event, self.invoke), {})
+        key = (site.port, view)
+        proxy = reads.get(key)
+        if proxy is None:
+            line = user_line(sys._getframe(2))
+            proxy = reads.get((site.port, None))
+            if proxy is None:
+                proxy = self._append("read", site, line=line)
+                reads[site.port, None] = proxy
+            if view == "logits":
+                proxy = self._append("apply", "loupe.logits", (proxy._ref,), line=line)
+            elif view == "hidden_states":
+                proxy = HiddenStatesProxy(self, proxy._ref, site)
+            reads[key] = proxy
+        return proxy
+
+    def write(self, site: Site, value: Any) -> None:
+        """Record that the model goes on with `value` at a site."""
+        line = user_line(sys._getframe(2))
+        self._append("write", site, (self.encode(value),), line=line)
+        for event, invoke in list(self._reads):
+            if event == site.event:
+                del self._reads[event, invoke]
+
+    def save(self, proxy: Proxy, name: str | None = None) -> Proxy:
+        """Record that a value is kept past the block."""
+        if proxy._cell is not None and name is None:
+            return proxy
+        node = len(self.graph.nodes)
+        if name is None:
+            name = f"value{node}"
+        elif name in self.cells:
+            raise BlockError(
+                f"two values are saved as {name!r}", remedy="give each its own name", line=user_line(sys._getframe(2))
+            )
+        cell = Cell()
+        self._append("save", name, (proxy._ref,))
+        self.cells[name] = cell
+        proxy._cell = cell
+        return proxy
+
+    def _append(
+        self,
+        kind: Any,
+        target: Any,
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
+        line: Line | None = None,
+    ) -> Proxy:
+        if not self.open:
+            raise BlockError(
+                "a value of a block is used where the block cannot record",
+                remedy="use it inside the `with` block that made it, or save it there",
+                line=user_line(sys._getframe(2)),
+            )
+        nodes = self.graph.nodes
+        ref = Ref(len(nodes))
+        nodes.append(
+            Node(ref.node, kind, target, args, kwargs or {}, self.invoke, line or user_line(sys._getframe(2)))
+        )
+        return Proxy(self, ref)
+
+    # -- arguments -----------------------------------------------------------------------------------------------------
+
+    def encode(self, value: Any) -> Any:
+        """Turn an argument into what a node holds: references for proxies, constants for tensors and other objects."""
+        kind = type(value)
+        if kind is Proxy or kind is HiddenStatesProxy:
+            if value._recorder is self:
+                return value._ref
+            return self.encode(value.value)
+        if kind in _INLINE:
+            return value
+        if kind is tuple:
+            return tuple([self.encode(item) for item in value])
+        if kind is list:
+            return [self.encode(item) for item in value]
+        if kind is slice:
+            return slice(self.encode(value.start), self.encode(value.stop), self.encode(value.step))
+        if kind is dict:
+            return {key: self.encode(item) for key, item in value.items()}
+        if kind is torch.Size:
+            return tuple(value)
+        const = self._constants.get(id(value))
+        if const is None:
+            const = self._constants[id(value)] = Const(len(self.graph.constants))
+            self.graph.constants.append(value)
+        return const
+
+    # -- the block's life ----------------------------------------------------------------------------------------------
+
+    def begin(self) -> None:
+        """Open the block in this thread."""
+        for other in open_recorders():
+            if other.owner is self.owner:
+                raise BlockError(
+                    "a block is already open on this model in this thread",
+                    remedy="end it first, or use tracer.invoke(...) for several prompts in one pass",
+                    line=self.line,
+                )
+        self.open = True
+        open_recorders().append(self)
+
+    def end(self) -> None:
+        """Close the block; nothing is recorded from here on."""
+        self.open = False
+        stack = open_recorders()
+        if self in stack:
+            stack.remove(self)
+
+    def fill(self, results: dict[str, Any]) -> None:
+        """Give the saved values to the user's handles, and put them into saved containers."""
+        for name, cell in self.cells.items():
+            if name in results:
+                cell.value, cell.filled = results[name], True
+        for container in self.containers:
+            _replace_proxies(container, self)
+
+    def keep_container(self, container: Any) -> Any:
+        """Keep the values that a list or dict holds when the block ends."""
+        self.containers.append(container)
+        return container
+
+    def save_containers(self) -> None:
+        """Record the saving of every value inside the saved containers."""
+        found: list[Proxy] = []
+        for container in self.containers:
+            _find_proxies(container, self, found)
+        for proxy in found:
+            if proxy._cell is None:
+                self.save(proxy)
+
+
+def _find_proxies(value: Any, recorder: Recorder, found: list[Proxy]) -> None:
+    if isinstance(type(value), type) and issubclass(type(value), Proxy):
+        if value._recorder is recorder:
+            found.append(value)
+    elif type(value) in (list, tuple, set):
+        for item in value:
+            _find_proxies(item, recorder, found)
+    elif type(value) is dict:
+        for item in value.values():
+            _find_proxies(item, recorder, found)
+
+
+def _replace_proxies(value: Any, recorder: Recorder) -> Any:
+    """Replace proxies in place, in nested lists and dicts; tuples are rebuilt."""
+    if issubclass(type(value), Proxy):
+        cell = value._cell
+        return cell.value if value._recorder is recorder and cell is not None and cell.filled else value
+    if type(value) is list:
+        value[:] = [_replace_proxies(item, recorder) for item in value]
+    elif type(value) is tuple:
+        return tuple(_replace_proxies(item, recorder) for item in value)
+    elif type(value) is dict:
+        for key, item in list(value.items()):
+            value[key] = _replace_proxies(item, recorder)
+    return value

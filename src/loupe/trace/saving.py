@@ -1,0 +1,67 @@
+"""Keep any object past the block that is open: a value, or a container of values."""
+
+from __future__ import annotations
+
+import functools
+import sys
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+from loupe.errors import BlockError
+from loupe.trace.proxy import isinstance_proxy
+from loupe.trace.recorder import Recorder, open_recorders
+from loupe.trace.source import user_line
+
+T = TypeVar("T")
+
+
+def save(value: T, name: str | None = None) -> T:
+    """Keep a value, or every value inside a list or dict, past the open block; other objects pass through.
+
+    >>> with model.trace("Hello"):
+    ...     states = loupe.save([])
+    ...     states.append(model.transformer.h[5].output[0])
+    >>> states[0].shape
+    torch.Size([1, 1, 96])
+
+    Raises BlockError where no block is open.
+    """
+    proxy: Any = value
+    if isinstance_proxy(proxy):
+        return proxy.save(name)
+    if not open_recorders():
+        raise BlockError(
+            "save is called where no block is open",
+            remedy="call it inside `with model.trace(...):`",
+            line=user_line(sys._getframe(1)),
+        )
+    return open_recorders()[-1].keep_container(value)
+
+
+def fn(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Mark a Python function for use on values of a block: it is recorded as one step, and runs on the real tensors.
+
+    >>> @loupe.fn
+    ... def scale(x):
+    ...     return x / x.norm()
+    >>> with model.trace("Hello"):
+    ...     unit = scale(model.transformer.h[5].output[0]).save()
+
+    Such a step runs in this process only: a graph that has one cannot be sent or stored.
+    """
+
+    @functools.wraps(function)
+    def recorded(*args: Any, **kwargs: Any) -> Any:
+        recorder = _recorder_of((*args, *kwargs.values()))
+        if recorder is None:
+            return function(*args, **kwargs)
+        return recorder.apply_function(function, args, kwargs)
+
+    return recorded
+
+
+def _recorder_of(values: tuple[Any, ...]) -> Recorder | None:
+    for value in values:
+        if isinstance_proxy(value) and value._recorder.open:
+            return value._recorder
+    return None

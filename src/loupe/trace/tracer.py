@@ -1,0 +1,128 @@
+"""Open and close blocks: `with model.trace(...) as tracer`, and the invokes inside."""
+
+from __future__ import annotations
+
+import sys
+from types import TracebackType
+from typing import Any
+
+from loupe.errors import BlockError
+from loupe.graph.graph import Graph
+from loupe.trace.mount import mount, unmount
+from loupe.trace.recorder import Recorder
+from loupe.trace.source import user_line
+
+
+class Tracer:
+    """A block. Its body runs once, at once, in the user's frame; the model runs when it ends.
+
+    >>> with model.trace("The Eiffel Tower is in") as tracer:
+    ...     logits = model.output.save()
+    >>> print(tracer.graph)
+    """
+
+    def __init__(self, recorder: Recorder, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        self._recorder = recorder
+        self._args = args
+        self._kwargs = kwargs
+
+    @property
+    def graph(self) -> Graph:
+        """The graph that the block has written so far."""
+        return self._recorder.graph
+
+    def invoke(self, *args: Any, **kwargs: Any) -> Invoke:
+        """One prompt (or batch) of several that run in one pass; takes what `trace` takes, and sees its own rows only.
+
+        >>> with model.trace() as tracer:
+        ...     with tracer.invoke("The cat sat on the"):
+        ...         cat = model.transformer.h[6].output[0]
+        ...     with tracer.invoke("The dog ran through the"):
+        ...         model.transformer.h[6].output[0][:] = cat
+        ...         logits = model.output.save()
+
+        Without arguments it sees the whole batch. Raises BlockError where the trace has an input of its own.
+        """
+        if (args or kwargs) and (self._args or self._kwargs):
+            raise BlockError(
+                "this trace has an input already, so an invoke cannot add one",
+                remedy="open the block with model.trace() and give every prompt to an invoke",
+                line=user_line(sys._getframe(1)),
+            )
+        return Invoke(self._recorder, args, kwargs)
+
+    def barrier(self, count: int) -> Barrier:
+        """Accepted for programs that need one elsewhere: values cross invokes without it."""
+        return Barrier(count)
+
+    def __enter__(self) -> Tracer:
+        self._recorder.begin()
+        mount()
+        if self._args or self._kwargs:
+            try:
+                self._recorder.execution.add_input(self._args, self._kwargs, self._recorder.line)
+            except BaseException:
+                self._close(failed=True)
+                raise
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        recorder = self._recorder
+        if kind is not None:
+            self._close(failed=True)
+            return
+        try:
+            recorder.save_containers()
+            recorder.end()
+            outcome = recorder.execution.finish()
+        except BaseException:
+            self._close(failed=True)
+            raise
+        self._close(failed=False)
+        recorder.fill(outcome.results)
+        if outcome.error is not None:
+            raise outcome.error
+
+    def _close(self, *, failed: bool) -> None:
+        self._recorder.end()
+        unmount()
+        if failed:
+            self._recorder.failed = True
+            self._recorder.execution.abandon()
+
+
+class Invoke:
+    """One prompt's part of a block."""
+
+    def __init__(self, recorder: Recorder, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        self._recorder = recorder
+        self._args = args
+        self._kwargs = kwargs
+
+    def __enter__(self) -> Invoke:
+        recorder = self._recorder
+        line = user_line(sys._getframe(1))
+        if not recorder.open:
+            raise BlockError("an invoke stands outside its block", remedy="put it inside `with model.trace() as tracer:`", line=line)
+        if recorder.in_invoke:
+            raise BlockError("an invoke stands inside another", remedy="put invokes one after the other", line=line)
+        if self._args or self._kwargs:
+            recorder.invoke = recorder.execution.add_input(self._args, self._kwargs, line)
+        recorder.in_invoke = True
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._recorder.invoke = None
+        self._recorder.in_invoke = False
+
+
+class Barrier:
+    """Does nothing when called: the schedule knows which value needs which."""
+
+    def __init__(self, count: int) -> None:
+        self.count = count
+
+    def __call__(self) -> None:
+        """Pass."""

@@ -11,11 +11,11 @@ from typing import Any, Protocol
 
 import torch
 
-from loupe.errors import LoupeError, OperationError, OrderError, OverwrittenWarning
+from loupe.errors import Line, LoupeError, OperationError, OrderError, OverwrittenWarning
 from loupe.graph.node import Const, Event, Node, Ref, map_argument
 from loupe.ops.table import function_of
 from loupe.runtime.plan import Plan, changed_values
-from loupe.runtime.tensors import map_tensors, share_memory, storages_of, summary
+from loupe.runtime.tensors import map_tensors, share_memory, storages_of, summary, tensors_in
 
 
 class Tap(Protocol):
@@ -298,12 +298,15 @@ class Interpreter:
         return found
 
     def _warn_overwritten(self, node: Node, saved: Node) -> None:
-        warnings.warn(
+        line = node.line or Line("<unknown>", 0)
+        warnings.warn_explicit(
             OverwrittenWarning(
-                f"the value saved at {saved.line} is overwritten in place at {node.line}; "
+                f"the value saved at {saved.line} is overwritten in place at {line}; "
                 "to keep it as it was, save a copy: .clone().save()"
             ),
-            stacklevel=2,
+            category=OverwrittenWarning,
+            filename=line.filename,
+            lineno=line.number,
         )
 
     def _late_write(self, node: Node) -> OrderError:
@@ -330,8 +333,6 @@ class Interpreter:
 
 
 def _same(now: Any, before: Any) -> bool:
-    from loupe.runtime.tensors import tensors_in
-
     return all(
         torch.equal(a, b) or bool(((a == b) | ((a != a) & (b != b))).all())
         for a, b in zip(tensors_in(now), tensors_in(before), strict=True)

@@ -140,6 +140,7 @@ class LocalRun:
     # -- passes --------------------------------------------------------------------------------------------------------
 
     def _proceed(self, plan: Plan, *, last: bool) -> None:
+        self._know_rows(plan)
         if self._pass is not None and not self._pass.can_take(plan):
             self._end_pass()
         if self._pass is None:
@@ -158,15 +159,20 @@ class LocalRun:
             )
         self._host.load()
         self._acquire()
-        batch, axes, rows = self._merged(), self._site_axes(), Rows(self._merged().rows, self._merged().total)
-        split = [e for e, nodes in plan.gates.items() if any(not rows.covers_all(self._graph[n].invoke) for n in nodes)]
-        if split:
-            axes.prepare(split)
         if self._random is not None:
             _set_random_state(self._random)
         elif pausable:
             self._random = _random_state()
-        self._pass = Pass(self._host, self._modules, batch, axes, pausable=pausable)
+        self._pass = Pass(self._host, self._modules, self._merged(), self._site_axes(), pausable=pausable)
+
+    def _know_rows(self, plan: Plan) -> None:
+        """Find the rows of every site that one prompt of several is about, before a pass needs them."""
+        if len(self._inputs) < 2:
+            return
+        batch = self._merged()
+        rows = Rows(batch.rows, batch.total)
+        split = [e for e, nodes in plan.gates.items() if any(not rows.covers_all(self._graph[n].invoke) for n in nodes)]
+        self._site_axes().prepare(split)
 
     def _end_pass(self) -> None:
         if self._pass is not None:
@@ -192,7 +198,7 @@ class LocalRun:
 
     def _site_axes(self) -> SiteAxes:
         if self._axes is None:
-            self._axes = SiteAxes(self._host, self._modules, self._graph, self._inputs, self._scan)
+            self._axes = SiteAxes(self._host, self._modules, self._graph, self._inputs, self._scan, self._end_pass)
         return self._axes
 
     def _scan(self, batch: Batch, watch: Sequence[str]) -> Scan:

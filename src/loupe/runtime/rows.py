@@ -28,12 +28,14 @@ class SiteAxes:
         graph: Graph,
         inputs: Sequence[Input],
         scan: Callable[[Batch, tuple[str, ...]], Scan],
+        before_probe: Callable[[], None],
     ) -> None:
         self._host = host
         self._modules = modules
         self._graph = graph
         self._inputs = list(inputs)
         self._scan = scan
+        self._before_probe = before_probe
         self._known: dict[Event, tuple[int, ...]] = {}
 
     def of(self, event: Event) -> tuple[int, ...]:
@@ -68,6 +70,7 @@ class SiteAxes:
 
         An axis counts as the batch if it grows in proportion, and if only the last prompt's part of it changes with that prompt.
         """
+        self._before_probe()  # a pass that stands still has its taps on the model
         last = self._inputs[-1]
         plain = self._host.merge(self._inputs)
         longer = self._host.merge([*self._inputs, last])

@@ -1,0 +1,1 @@
+"""Tests of loupe, one file a subject."""

@@ -2,11 +2,21 @@
 
 import logging
 import warnings
+from contextlib import contextmanager
 from functools import cache
 
 import torch
+from tokenizers import Tokenizer, models, pre_tokenizers
 from torch import nn
-from transformers import AutoModelForCausalLM, GPT2Config, LlamaConfig, MambaConfig, MixtralConfig
+from torch.utils._pytree import tree_map_only
+from transformers import (
+    AutoModelForCausalLM,
+    GPT2Config,
+    LlamaConfig,
+    MambaConfig,
+    MixtralConfig,
+    PreTrainedTokenizerFast,
+)
 
 logging.getLogger("transformers").setLevel(logging.ERROR)
 
@@ -77,3 +87,55 @@ def hooks_on(module: nn.Module) -> int:
     return sum(
         len(m._forward_hooks) + len(m._forward_pre_hooks) + ("forward" in m.__dict__) for m in module.modules()
     )
+
+
+@contextmanager
+def hooked(module: nn.Module, outputs=(), inputs=()):
+    """Plain PyTorch hooks for a while: `outputs` and `inputs` map a path to a function of what passes there.
+
+    A function of an output gets the output, a function of an input gets `(args, kwargs)`; what it returns, unless that is None,
+    goes on in place of what it got.
+    """
+    handles = []
+    for path, change in dict(outputs).items():
+        hook = lambda _module, _args, output, change=change: change(output)  # noqa: E731
+        handles.append(module.get_submodule(path).register_forward_hook(hook))
+    for path, change in dict(inputs).items():
+        hook = lambda _module, args, kwargs, change=change: change(args, kwargs)  # noqa: E731
+        handles.append(module.get_submodule(path).register_forward_pre_hook(hook, with_kwargs=True))
+    try:
+        with torch.no_grad():
+            yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def outputs_of(module: nn.Module, paths, *args, **kwargs):
+    """What the modules at `paths` return in one plain call, as copies of their tensors, and what the call returns."""
+    seen = {}
+
+    def keep(path):
+        def change(output):
+            seen.setdefault(path, []).append(tree_map_only(torch.Tensor, torch.Tensor.clone, output))
+
+        return change
+
+    with hooked(module, {path: keep(path) for path in paths}):
+        result = module(*args, **kwargs)
+    return {path: found[0] if len(found) == 1 else found for path, found in seen.items()}, result
+
+
+def tokenizer() -> PreTrainedTokenizerFast:
+    """A tokenizer of 64 words, w1 to w63 and the end of text, that splits at spaces."""
+    words = {"<eos>": 0, **{f"w{number}": number for number in range(1, 64)}}
+    plain = Tokenizer(models.WordLevel(words, unk_token="<eos>"))
+    plain.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    return PreTrainedTokenizerFast(tokenizer_object=plain, eos_token="<eos>", bos_token="<eos>", unk_token="<eos>")
+
+
+def saved_model(folder, family: str = "gpt2") -> str:
+    """A folder with a model of a family and the tokenizer, to be loaded by its path."""
+    hf_model(family).save_pretrained(folder)
+    tokenizer().save_pretrained(folder)
+    return str(folder)

@@ -23,8 +23,8 @@ if TYPE_CHECKING:
 class Envoy(Ports):
     """The user's mirror of one module.
 
-    Submodules are attributes and indices, by the model's own names: `model.transformer.h[5].mlp`. A submodule whose name an envoy
-    uses itself (`output`) is reached by index: `layer["output"]`.
+    Submodules are attributes and indices, by the model's own names: `model.transformer.h[5].mlp`. A submodule whose
+    name an envoy uses itself (`output`) is reached by index: `layer["output"]`.
     """
 
     def __init__(self, root: Root | None, path: str) -> None:
@@ -87,7 +87,7 @@ class Envoy(Ports):
 
     @property
     def ops(self) -> Operations:
-        """The torch operations of the module's forward pass: `model.ops.relu[0].output`; `print(model.ops)` in a block lists them."""
+        """The torch operations of the module's forward pass: `model.ops.relu[0].output`; in a block, print lists them."""
         return Operations(self._home, self._path, 0)
 
     def __getattr__(self, name: str) -> Any:
@@ -177,7 +177,10 @@ class Envoy(Ports):
         >>> with model.transformer.h[3].trace(hidden):
         ...     out = model.transformer.h[3].mlp.output.save()
         """
-        return self._home.open_block(self._path, args, kwargs, user_line(sys._getframe(1)))
+        parameter_gradients = bool(kwargs.pop("parameter_gradients", False))
+        tracer = self._home.open_block(self._path, args, kwargs, user_line(sys._getframe(1)))
+        tracer.collect_parameter_gradients(parameter_gradients)
+        return tracer
 
     def __repr__(self) -> str:
         conflicts = [name for name in self._module._modules if isinstance(getattr(Envoy, name, None), property)]

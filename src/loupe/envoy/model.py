@@ -1,4 +1,4 @@
-"""Bring recording and running together: the model's front door opens blocks, and hands their graphs to what runs them."""
+"""Bring recording and running together: the model's front door opens blocks, and hands their graphs to a run."""
 
 from __future__ import annotations
 

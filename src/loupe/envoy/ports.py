@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import abc
+import sys
 from typing import TYPE_CHECKING, Any
 
-from loupe.errors import BlockError
+from loupe.errors import BlockError, WriteError
 from loupe.graph.node import Port, Site
+from loupe.trace.source import user_line
 
 if TYPE_CHECKING:
     from loupe.envoy.model import Root
 
 
 class Ports(abc.ABC):
-    """Something with an output and inputs that a block can read and write: a module, one of its calls, one of its operations."""
+    """Something with an output and inputs that a block reads and writes: a module, one of its calls or operations."""
 
     @abc.abstractmethod
     def _site(self, port: Port) -> Site:
@@ -65,6 +67,12 @@ class Ports(abc.ABC):
     def _write(self, port: Port, value: Any) -> None:
         site = self._site(port)
         recorder = self._home.recorder(f"{site}")
+        if value is None and port == "output" and site.op is None:
+            raise WriteError(
+                f"{site} cannot be replaced by None, for a module's hook cannot return it",
+                remedy="write a value like the one that is read there",
+                line=user_line(sys._getframe(2)),
+            )
         if self._home.view(site) == "logits":
             value = recorder.apply("loupe.with_logits", (recorder.read(site), value))
         recorder.write(site, value)
@@ -113,7 +121,7 @@ class Calls:
 
 
 class Operations:
-    """The torch operations of one call of a module, in order: `module.ops.softmax[0].output`; `print(module.ops)` lists them."""
+    """The torch operations of one call of a module, in order: `module.ops.softmax[0].output`; print lists them."""
 
     def __init__(self, home: Root, path: str, call: int) -> None:
         self._root = home

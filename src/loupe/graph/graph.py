@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import Any
 
+from loupe.errors import Line
 from loupe.graph.node import Const, Node, Ref, Site, map_argument
 
 
@@ -36,9 +37,14 @@ class Graph:
         return {node.target: node.args[0].node for node in self.nodes if node.kind == "save"}
 
     @property
+    def backwards(self) -> list[int]:
+        """The nodes that run a backward pass; a gradient's site counts them from 0."""
+        return [node.id for node in self.nodes if node.kind == "backward"]
+
+    @property
     def sites(self) -> list[Site]:
-        """The sites that the graph reads or writes, each once, in the order of the block."""
-        return list(dict.fromkeys(node.site for node in self.nodes if node.kind in ("read", "write")))
+        """The model's sites that the graph reads or writes, each once, in the order of the block."""
+        return list(dict.fromkeys(node.site for node in self.nodes if node.kind in ("read", "write") and node.site.port != "grad"))
 
     def __str__(self) -> str:
         return "\n".join(self.lines()) or "(empty graph)"
@@ -47,7 +53,8 @@ class Graph:
         """The printed form: one node a line, with the user's source line where it changes."""
         texts = [self.node_text(node) for node in self.nodes]
         width = min(max((len(text) for text in texts), default=0), 72)
-        rows, last = [], None
+        rows: list[str] = []
+        last: Line | None = None
         for node, text in zip(self.nodes, texts, strict=True):
             source = ""
             if node.line is not None and node.line != last:
@@ -69,6 +76,8 @@ class Graph:
             return f"%{node.id}{scope} = save {args[0]} as {node.target!r}"
         if node.kind == "parameter":
             return f"%{node.id}{scope} = parameter {node.target}"
+        if node.kind == "backward":
+            return f"%{node.id}{scope} = backward({', '.join(args)})"
         name = f"{node.target or 'model'}" + (":call" if node.kind == "call" else "")
         return f"%{node.id}{scope} = {name}({', '.join(args)})"
 

@@ -7,7 +7,7 @@ from loupe.graph.graph import Graph
 from loupe.graph.node import Const, Event, Node, Ref, Site, map_argument
 from loupe.graph.opset import is_portable
 
-KINDS = ("read", "write", "apply", "call", "parameter", "save")
+KINDS = ("read", "write", "apply", "call", "parameter", "save", "backward")
 
 
 def lint(graph: Graph) -> None:

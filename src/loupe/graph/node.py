@@ -8,9 +8,10 @@ from typing import Any, Literal, NamedTuple
 
 from loupe.errors import Line
 
-Port = Literal["output", "input", "inputs"]
-Kind = Literal["read", "write", "apply", "call", "parameter", "save"]
-Phase = Literal["in", "out"]
+Port = Literal["output", "input", "inputs", "grad"]
+Kind = Literal["read", "write", "apply", "call", "parameter", "save", "backward"]
+Phase = Literal["in", "out", "grad"]
+_PHASES: dict[Port, Phase] = {"output": "out", "input": "in", "inputs": "in", "grad": "grad"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,11 +38,12 @@ class Event(NamedTuple):
     index: int = 0
 
     def __str__(self) -> str:
-        return f"{describe_place(self.path, self.call, self.op, self.index)}.{'input' if self.phase == 'in' else 'output'}"
+        port: Port = {"in": "input", "out": "output", "grad": "grad"}[self.phase]
+        return str(Site(self.path, port, self.call, self.op, self.index))
 
 
 class Site(NamedTuple):
-    """A place in a model where a value passes: module path, port, call number, and for an op tap its name and index."""
+    """A place where a value passes: module path, port, call number, and for an op tap its name and index."""
 
     path: str
     port: Port
@@ -52,9 +54,11 @@ class Site(NamedTuple):
     @property
     def event(self) -> Event:
         """The moment at which the site is open."""
-        return Event(self.path, "out" if self.port == "output" else "in", self.call, self.op, self.index)
+        return Event(self.path, _PHASES[self.port], self.call, self.op, self.index)
 
     def __str__(self) -> str:
+        if self.port == "grad":
+            return f"{self.path}.grad" + (f" (backward {self.call})" if self.call else "")
         return f"{describe_place(self.path, self.call, self.op, self.index)}.{self.port}"
 
 
@@ -70,8 +74,9 @@ def describe_place(path: str, call: int, op: str | None, index: int) -> str:
 class Node:
     """One recorded step: read a site, write a site, apply an operation, call a module, read a parameter, save.
 
-    `target` is the site (read, write), the operation's name (apply), the module's or parameter's path (call, parameter), or the
-    name under which a value is saved. `invoke` is the number of the prompt whose rows the node sees, None for the whole batch.
+    `target` is the site (read, write), the operation's name (apply), the module's or parameter's path (call,
+    parameter), or the name under which a value is saved. `invoke` is the number of the prompt whose rows the node sees,
+    None for the whole batch.
     """
 
     id: int
@@ -87,9 +92,18 @@ class Node:
         """The site that a read or a write is about."""
         return self.target
 
+    @property
+    def gradient_of(self) -> int | None:
+        """The node whose gradient a read or a write is about; None for every other node."""
+        if self.kind in ("read", "write") and self.target.port == "grad":
+            return int(self.target.path.removeprefix("%"))
+        return None
+
     def refs(self) -> list[int]:
         """The nodes whose values this one takes, in the order of its arguments."""
         found: list[int] = []
+        if self.gradient_of is not None:
+            found.append(self.gradient_of)
         for arg in self.args:
             collect_refs(arg, found)
         for arg in self.kwargs.values():
@@ -127,3 +141,17 @@ def map_argument(value: Any, replace: Callable[[Any], Any]) -> Any:
             map_argument(value.start, replace), map_argument(value.stop, replace), map_argument(value.step, replace)
         )
     return replace(value)
+
+
+def constants_in(node: Node) -> list[Const]:
+    """The constants that a node takes."""
+    found: list[Const] = []
+
+    def note(leaf: Any) -> Any:
+        if type(leaf) is Const:
+            found.append(leaf)
+        return leaf
+
+    for arg in (*node.args, *node.kwargs.values()):
+        map_argument(arg, note)
+    return found

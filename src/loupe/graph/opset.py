@@ -6,13 +6,14 @@ Names that begin with `local.` stand for a user's own Python function: they run 
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, cast
 
 from loupe.graph.opset_table import TABLE
 
 Effect = Literal["pure", "view", "inplace", "random", "unknown"]
 
-# "view" says that the result may share memory with the first argument, "inplace" that the first argument is changed and returned.
+# "view" says that the result may share memory with the first argument, "inplace" that the first argument is changed
+# and returned.
 OPERATORS: dict[str, dict[str, str]] = {
     "operator": {
         "pure": """
@@ -23,7 +24,11 @@ OPERATORS: dict[str, dict[str, str]] = {
         "inplace": "setitem iadd isub imul itruediv ifloordiv imod ipow imatmul iand ior ixor ilshift irshift delitem",
     },
     "python": {"view": "getattr call_method"},
-    "loupe": {"view": "hidden_states logits first_input", "pure": "with_hidden_states with_logits"},
+    "loupe": {
+        "view": "hidden_states logits first_input",
+        "pure": "with_hidden_states with_logits",
+        "inplace": "require_grad retain_grad",
+    },
 }
 
 
@@ -33,7 +38,7 @@ def _effects() -> dict[str, Effect]:
         for space, kinds in spaces.items():
             for effect, text in kinds.items():
                 for name in text.split():
-                    found[f"{space}.{name}"] = effect  # type: ignore[assignment]
+                    found[f"{space}.{name}"] = cast(Effect, effect)
     return found
 
 

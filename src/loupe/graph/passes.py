@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Any
 
 from loupe.graph.graph import Graph
 from loupe.graph.node import Const, Event, Node, Ref, collect_refs
@@ -17,7 +18,8 @@ class Memory:
     """Who may share memory with whom.
 
     `roots[n]` names the tensors that the value of node n may share memory with: ("node", id) or ("const", index).
-    `mutates[n]` names the roots that node n changes in place; `after[n]` are the nodes that must have changed theirs before n runs.
+    `mutates[n]` names the roots that node n changes in place; `after[n]` are the nodes that must have changed theirs
+    before n runs.
     """
 
     roots: tuple[frozenset[Root], ...]
@@ -56,13 +58,13 @@ def _roots_of_arguments(node: Node, roots: list[frozenset[Root]]) -> frozenset[R
     return found
 
 
-def _roots_of_argument(arg: object, roots: list[frozenset[Root]]) -> frozenset[Root]:
+def _roots_of_argument(arg: Any, roots: list[frozenset[Root]]) -> frozenset[Root]:
     if type(arg) is Ref:
         return roots[arg.node]
     if type(arg) is Const:
         return frozenset((("const", arg.index),))
     if type(arg) in (list, tuple):
-        return frozenset().union(*(_roots_of_argument(item, roots) for item in arg))  # type: ignore[union-attr]
+        return frozenset().union(*(_roots_of_argument(item, roots) for item in arg))
     if type(arg) is dict:
         return frozenset().union(*(_roots_of_argument(item, roots) for item in arg.values()))
     return frozenset()
@@ -77,7 +79,7 @@ def _roots_of_result(
     fresh = frozenset((("node", node.id),))
     if node.kind == "read":
         return fresh | written.get((node.site.event, node.invoke), frozenset())
-    if node.kind in ("write", "save"):
+    if node.kind in ("write", "save", "backward"):
         return used
     if node.kind == "parameter":
         return fresh
@@ -102,16 +104,16 @@ def _mutated_roots(node: Node, roots: list[frozenset[Root]]) -> frozenset[Root]:
 
 
 def needed(graph: Graph, memory: Memory, wanted: Iterable[int]) -> frozenset[int]:
-    """The nodes that the wanted ones need, with every write and every in-place change that could reach the model or the user.
+    """The nodes that the wanted ones need, with all writes and in-place changes that could reach the model or the user.
 
     Everything else is dead: it is computed for nobody.
     """
     outside = {root for node in graph.nodes if node.kind in ("read", "parameter") for root in memory.roots[node.id]}
-    stack = list(wanted)
+    backwards = graph.backwards
+    stack = [*wanted, *backwards]
     for node in graph.nodes:
-        if node.kind == "write":
-            stack.append(node.id)
-        elif any(root[0] == "const" or root in outside for root in memory.mutates.get(node.id, ())):
+        changed = memory.mutates.get(node.id, ())
+        if node.kind == "write" or any(root[0] == "const" or root in outside for root in changed):
             stack.append(node.id)
     found: set[int] = set()
     while stack:
@@ -121,6 +123,8 @@ def needed(graph: Graph, memory: Memory, wanted: Iterable[int]) -> frozenset[int
         found.add(node_id)
         stack.extend(graph.nodes[node_id].refs())
         stack.extend(memory.after.get(node_id, ()))
+        if graph.nodes[node_id].gradient_of is not None:
+            stack.extend(backwards[graph.nodes[node_id].site.call : graph.nodes[node_id].site.call + 1])
     return frozenset(found)
 
 

@@ -22,8 +22,8 @@ Collate = Callable[[list[tuple[tuple[Any, ...], dict[str, Any]]]], tuple[tuple[A
 class ModuleHost:
     """Calls a module with the arguments of the block.
 
-    `collate`, where given, joins the inputs of several invokes: it takes a list of `(args, kwargs)` and returns the joined args, the
-    joined kwargs, and the number of rows of each input.
+    `collate`, where given, joins the inputs of several invokes: it takes a list of `(args, kwargs)` and returns the
+    joined args, the joined kwargs, and the number of rows of each input.
     """
 
     def __init__(
@@ -51,6 +51,12 @@ class ModuleHost:
         """One call for several inputs: tensors joined along dimension 0, everything else the same in all."""
         if self._collate is not None and len(inputs) > 1:
             args, kwargs, sizes = self._collate([(each.args, each.kwargs) for each in inputs])
+            if len(sizes) != len(inputs):
+                raise InputError(
+                    f"collate gave the rows of {len(sizes)} inputs, where there are {len(inputs)}",
+                    remedy="return the number of rows of each input, in order, as the third value",
+                    line=inputs[-1].line,
+                )
         elif len(inputs) == 1:
             args, kwargs, sizes = inputs[0].args, inputs[0].kwargs, [rows_of(inputs[0])]
         else:
@@ -77,6 +83,8 @@ class ModuleHost:
 
 def rows_of(value: Input) -> int:
     """The number of rows of an input: the length of its first tensor."""
+    if value.args and isinstance(value.args[0], torch.Tensor) and value.args[0].dim() > 0:
+        return value.args[0].shape[0]
     for leaf in tree_flatten((value.args, value.kwargs))[0]:
         if isinstance(leaf, torch.Tensor) and leaf.dim() > 0:
             return leaf.shape[0]
@@ -115,7 +123,8 @@ def join(inputs: Sequence[Input]) -> tuple[tuple[Any, ...], dict[str, Any], list
             joined.append(first)
         else:
             raise InputError(
-                f"the invokes give different values for one argument ({first!r:.60} and others), which cannot be joined",
+                f"the invokes give different values for one argument ({first!r:.60} and others), "
+                "which cannot be joined",
                 remedy="give the same value in each invoke, or pass collate= to Model",
                 line=inputs[-1].line,
             )
@@ -129,5 +138,5 @@ def _has_rows(leaf: Any, size: int) -> bool:
 
 def _equal(one: Any, other: Any) -> bool:
     if isinstance(one, torch.Tensor):
-        return one.shape == other.shape and bool(torch.equal(one, other))
+        return one.shape == other.shape and torch.equal(one, other)
     return bool(one == other)

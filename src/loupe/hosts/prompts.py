@@ -14,7 +14,7 @@ from loupe.runtime.host import Input
 
 @dataclass(frozen=True, slots=True)
 class Tokens:
-    """The rows of one input: token ids and mask `[rows, seq]`, padded on the left, and what else the model is to get."""
+    """The rows of one input: ids and mask `[rows, seq]`, padded on the left, and what else the model is to get."""
 
     ids: torch.Tensor
     mask: torch.Tensor
@@ -138,7 +138,7 @@ def _pad_id(tokenizer: Any) -> int:
 
 
 def join_tokens(parts: Sequence[Tokens], tokenizer: Any) -> Tokens:
-    """Several inputs as one batch, padded on the left to the longest; every other argument must fit along dimension 0."""
+    """Several inputs as one batch, padded on the left to the longest; other arguments must fit along dimension 0."""
     if len(parts) == 1:
         return parts[0]
     length = max(part.ids.shape[1] for part in parts)
@@ -159,6 +159,8 @@ def _join_extra(name: str, parts: Sequence[Tokens], length: int) -> Any:
         tensors = [v for v in values if isinstance(v, torch.Tensor)]
         along = all(v.dim() > 1 and v.shape[1] == p.ids.shape[1] for v, p in zip(tensors, parts, strict=True))
         fill = -100 if name == "labels" else 0
+        if name == "labels" and along:
+            tensors = [_without_first(v, length) for v in tensors]
         return torch.cat([_extend(v, length, fill) if along and v.dim() == 2 else v for v in tensors])
     if not any(isinstance(value, torch.Tensor) for value in values) and all(value == first for value in values):
         return first
@@ -166,6 +168,13 @@ def _join_extra(name: str, parts: Sequence[Tokens], length: int) -> Any:
         f"the invokes give values for {name!r} that cannot be joined into one batch",
         remedy=f"give {name!r} in every invoke with one row for each prompt, or the same plain value in each",
     )
+
+
+def _without_first(labels: torch.Tensor, length: int) -> torch.Tensor:
+    """Labels that will be padded, with the first one taken out: alone nothing predicts it, and padding is not to either."""
+    if labels.shape[1] == length:
+        return labels
+    return torch.cat([torch.full_like(labels[:, :1], -100), labels[:, 1:]], dim=1)
 
 
 def _extend(tensor: torch.Tensor, length: int, fill: int) -> torch.Tensor:
@@ -176,7 +185,7 @@ def _extend(tensor: torch.Tensor, length: int, fill: int) -> torch.Tensor:
 def _unusable(fact: str, line: Line | None) -> InputError:
     return InputError(
         fact,
-        remedy="a prompt is a string, a list of strings, token ids (a list, a list of lists, an integer tensor), or a mapping "
-        "with 'input_ids'",
+        remedy="a prompt is a string, a list of strings, token ids (a list, a list of lists, an integer tensor), "
+        "or a mapping with 'input_ids'",
         line=line,
     )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
@@ -87,7 +87,7 @@ class TransformersHost:
         source = {key: value for key, value in self._source.items() if value is not None}
         trusted = {k: v for k, v in self._options.items() if k in ("trust_remote_code", "token", "cache_dir")}
         try:
-            tokenizer = AutoTokenizer.from_pretrained(**source, **trusted)
+            tokenizer: Any = AutoTokenizer.from_pretrained(**source, **trusted)
         except (OSError, ValueError) as error:
             raise _not_loadable(self.name, error) from error
         if tokenizer.pad_token_id is None and tokenizer.eos_token_id is not None:
@@ -150,7 +150,8 @@ class TransformersHost:
         return set(inspect.signature(self._module.forward).parameters)
 
     def _input_device(self) -> torch.device:
-        embeddings = self._module.get_input_embeddings() if hasattr(self._module, "get_input_embeddings") else None
+        get = getattr(self._module, "get_input_embeddings", None)
+        embeddings: nn.Module | None = get() if get is not None else None
         found = next((embeddings or self._module).parameters(), None)
         if found is None or found.is_meta:
             return torch.device("cpu")
@@ -191,6 +192,8 @@ class TransformersHost:
         attentions: set[int] = set()
         for node in graph:
             if node.kind in ("read", "write"):
+                if node.gradient_of is not None:
+                    continue
                 site = node.site
                 if site.path.rpartition(".")[2] in _DROPOUTS:
                     return True
@@ -198,8 +201,9 @@ class TransformersHost:
                     if site.op is not None and site.op not in _FUSED:
                         return True
                     attentions.add(node.id)
-            elif node.target == "operator.getitem" and node.args[1] == 1 and type(node.args[0]) is Ref:
-                if node.args[0].node in attentions:
+            elif node.target == "operator.getitem" and node.args[1] == 1:
+                whole = node.args[0]
+                if type(whole) is Ref and whole.node in attentions:
                     return True
         return False
 
@@ -235,9 +239,9 @@ def positions(mask: torch.Tensor) -> torch.Tensor:
 
 
 @contextmanager
-def eager_attention(module: nn.Module) -> Iterator[None]:
+def eager_attention(module: nn.Module) -> Generator[None]:
     """Let a model compute attention patterns as tensors for a while."""
-    configs = {id(m.config): m.config for m in module.modules() if hasattr(getattr(m, "config", None), "_attn_implementation")}
+    configs: dict[int, Any] = {id(m.config): m.config for m in module.modules() if hasattr(getattr(m, "config", None), "_attn_implementation")}
     before = [(config, config._attn_implementation_internal) for config in configs.values()]
     try:
         for config in configs.values():
@@ -268,5 +272,6 @@ def _not_loadable(name: str, error: Exception) -> LoadError:
     first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
     return LoadError(
         f"the model {name!r} cannot be loaded: {first}",
-        remedy=f"pass a Hub id that can be reached, a local path, a loaded model, or one of {', '.join(bundled_names())}",
+        remedy="pass a Hub id that can be reached, a local path, a loaded model, "
+        f"or one of {', '.join(bundled_names())}",
     )

@@ -1,0 +1,1 @@
+"""Offer what users construct: a wrapped module, a wrapped language model."""

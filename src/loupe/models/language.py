@@ -22,10 +22,11 @@ class LanguageModel(Root):
     >>> model.tokenizer.decode(logits[0, -1].argmax())
     ' Paris'
 
-    `model` is a Hub id, a local path, the bundled `loupe/landmarks`, or a loaded model (with `tokenizer=`). Weights are loaded at the
-    first run, or at once with `dispatch=True`. `device_map`, `dtype` (or `torch_dtype`), `attn_implementation`, `revision` and every
-    other keyword go to `from_pretrained`. A prompt is a string, a list of strings, token ids (a list, a list of lists, an integer
-    tensor `[seq]` or `[batch, seq]`), or a mapping with `input_ids`. Raises LoadError where the model cannot be had.
+    `model` is a Hub id, a local path, the bundled `loupe/landmarks`, or a loaded model (with `tokenizer=`). Weights are
+    loaded at the first run, or at once with `dispatch=True`. `device_map`, `dtype` (or `torch_dtype`),
+    `attn_implementation`, `revision` and every other keyword go to `from_pretrained`. A prompt is a string, a list of
+    strings, token ids (a list, a list of lists, an integer tensor `[seq]` or `[batch, seq]`), or a mapping with
+    `input_ids`. Raises LoadError where the model cannot be had.
     """
 
     def __init__(

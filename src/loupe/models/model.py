@@ -21,9 +21,9 @@ class Model(Root):
     >>> hidden.shape
     torch.Size([5, 8])
 
-    Several invokes are joined along dimension 0 of their tensors; `collate(inputs)` does it for anything else: it takes a list of
-    `(args, kwargs)` and returns the joined args, the joined kwargs, and a list with the number of rows of each input.
-    Raises LoadError for what is no module.
+    Several invokes are joined along dimension 0 of their tensors; `collate(inputs)` does it for anything else: it takes
+    a list of `(args, kwargs)` and returns the joined args, the joined kwargs, and a list with the number of rows of
+    each input. Raises LoadError for what is no module.
     """
 
     def __init__(self, module: nn.Module, *, collate: Collate | None = None) -> None:

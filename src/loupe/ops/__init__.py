@@ -1,0 +1,1 @@
+"""Tie the names of operations to the torch functions behind them."""

@@ -11,8 +11,8 @@ from typing import Any
 import torch
 
 from loupe.errors import GraphError, nearest
-from loupe.graph.opset import OPSET, TENSOR_ATTRIBUTES
-from loupe.ops.views import first_input, hidden_states, logits, with_hidden_states, with_logits
+from loupe.graph.opset import OPSET, TENSOR_ATTRIBUTES, TENSOR_METHODS
+from loupe.ops.views import first_input, hidden_states, logits, retain_grad, with_hidden_states, with_logits
 
 _SPACES: MappingProxyType[str, Any] = MappingProxyType(
     {
@@ -40,6 +40,8 @@ _OWN: dict[str, Callable[..., Any]] = {
     "loupe.logits": logits,
     "loupe.with_logits": with_logits,
     "loupe.first_input": first_input,
+    "loupe.require_grad": torch.Tensor.requires_grad_,
+    "loupe.retain_grad": retain_grad,
 }
 
 # Functions that torch hands to `__torch_function__` under another identity than their public one.
@@ -112,6 +114,10 @@ def _names() -> dict[Any, str]:
         function = getattr(torch.Tensor, leaf, None)
         if function is not None:
             found.setdefault(function, name)
+    for leaf in TENSOR_METHODS:  # torch.zero_ is the method zero_
+        function = getattr(torch, leaf, None) if leaf.endswith("_") else None
+        if function is not None:
+            found.setdefault(function, f"Tensor.{leaf}")
     for leaf in TENSOR_ATTRIBUTES:
         getter = getattr(getattr(torch.Tensor, leaf, None), "__get__", None)
         if getter is not None:

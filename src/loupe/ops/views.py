@@ -11,10 +11,11 @@ class CausalLMLogits(torch.Tensor):
     """Logits `[batch, seq, vocab]` that remember the model output which they belong to.
 
     For indexing, operators and torch functions it is the logits tensor, and results are plain tensors. `.logits`,
-    `.past_key_values`, `.loss` and the other fields of the model output are its attributes; `["logits"]` works as on the output.
+    `.past_key_values`, `.loss` and the other fields of the model output are its attributes; `["logits"]` works as on
+    the output.
     """
 
-    __torch_function__ = torch._C._disabled_torch_function_impl  # pyright: ignore
+    __torch_function__ = torch._C._disabled_torch_function_impl  # pyrefly: ignore[bad-override]
     model_output: Any
 
     def __getattr__(self, name: str) -> Any:
@@ -31,8 +32,8 @@ class CausalLMLogits(torch.Tensor):
             return self.__dict__["model_output"][key]
         return super().__getitem__(key)
 
-    def __reduce_ex__(self, protocol: Any) -> Any:
-        return self.as_subclass(torch.Tensor).__reduce_ex__(protocol)
+    def __reduce_ex__(self, proto: Any) -> Any:
+        return self.as_subclass(torch.Tensor).__reduce_ex__(proto)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> torch.Tensor:
         return self.as_subclass(torch.Tensor).clone()
@@ -40,8 +41,8 @@ class CausalLMLogits(torch.Tensor):
     def __repr__(self, *, tensor_contents: Any = None) -> str:
         return repr(self.as_subclass(torch.Tensor))
 
-    def __format__(self, spec: str) -> str:
-        return format(self.as_subclass(torch.Tensor), spec)
+    def __format__(self, format_spec: str) -> str:
+        return format(self.as_subclass(torch.Tensor), format_spec)
 
 
 def logits(output: Any) -> Any:
@@ -87,3 +88,11 @@ def first_input(inputs: tuple[tuple[Any, ...], dict[str, Any]]) -> Any:
     if args:
         return args[0]
     return next(iter(kwargs.values()), None)
+
+
+def retain_grad(value: torch.Tensor) -> torch.Tensor:
+    """Keep the gradient of a value on it: `value.grad` may be read after the block."""
+    if not value.requires_grad:
+        value.requires_grad_(True)
+    value.retain_grad()
+    return value

@@ -1,0 +1,1 @@
+"""Read graphs and run them: plan, taps, rows, passes, and runs without data."""

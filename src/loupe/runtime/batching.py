@@ -31,8 +31,9 @@ class Rows:
 def axes_from_shapes(shapes: Sequence[Sequence[torch.Size | None]], rows: Sequence[int]) -> tuple[int, ...]:
     """For each leaf of a value, the axis along which it grows with the batch.
 
-    `shapes[i]` are the leaves' shapes in a pass with `rows[i]` rows. SHARED where no axis changes: a table that all rows use,
-    whatever its length. MIXED where rows cannot be told apart: two axes change, or one changes out of proportion.
+    `shapes[i]` are the leaves' shapes in a pass with `rows[i]` rows. SHARED where no axis changes: a table that all
+    rows use, whatever its length. MIXED where rows cannot be told apart: two axes change, or one changes out of
+    proportion.
     """
     leaves = {len(found) for found in shapes}
     if len(leaves) != 1:

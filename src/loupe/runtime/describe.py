@@ -1,4 +1,4 @@
-"""Work out shape and dtype of a block's values without running the model: the scan for sites, torch's meta kernels for operations."""
+"""Work out shape and dtype of a block's values without a run: by the scan for sites, by meta kernels for operations."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ class Describer:
             return self._read(node, scan, rows, axes)
         args = [self._argument(arg) for arg in node.args]
         kwargs = {key: self._argument(arg) for key, arg in node.kwargs.items()}
-        if node.kind in ("write", "save"):
+        if node.kind in ("write", "save", "backward"):
             return args[0]
         if node.kind == "parameter":
             owner, _, name = node.target.rpartition(".")
@@ -87,6 +87,8 @@ class Describer:
 
     def _read(self, node: Node, scan: Scan, rows: Rows, axes: Axes) -> Any:
         site = node.site
+        if node.gradient_of is not None:
+            return self._known[node.gradient_of]
         for earlier in reversed(self._graph.nodes[: node.id]):
             if earlier.kind != "write":
                 continue

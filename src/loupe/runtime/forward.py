@@ -1,19 +1,19 @@
-"""Run one pass of a model with a plan attached: from the call, through its taps, to the point where nothing is left to do."""
+"""Run one pass of a model with a plan attached: from the call, through its taps, to where nothing is left to do."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager
 from typing import Any
 
 import torch
 from torch import nn
 
 from loupe.errors import LoupeError, WriteError
-from loupe.graph.node import Const, Event, Node, map_argument
+from loupe.graph.node import Event, Node, constants_in
 from loupe.runtime.batching import Rows
 from loupe.runtime.host import Batch, Host
-from loupe.runtime.interpreter import Interpreter, Surroundings
+from loupe.runtime.interpreter import Interpreter, Surroundings, Tap
 from loupe.runtime.plan import Plan
 from loupe.runtime.taps import Axes, OpenSite, Taps
 from loupe.runtime.tensors import share_memory, storages_of, summary, tensors_in
@@ -27,8 +27,8 @@ class StopPass(BaseException):
 class Pass:
     """One pass of a host with a plan.
 
-    A pausable one goes on in a worker thread, stands still once its plan is satisfied, and can be given a longer plan. The other
-    kind stays in the caller's thread and stops the model there.
+    A pausable one goes on in a worker thread, stands still once its plan is satisfied, and can be given a longer plan.
+    The other kind stays in the caller's thread and stops the model there.
     """
 
     def __init__(
@@ -44,13 +44,14 @@ class Pass:
         self._pausable = pausable
         self._last = not pausable
         self._paused: PausedCall | None = None
-        self._open: list[OpenSite] = []
+        self._open: list[Tap] = []
+        self._with_grad = False
         self._reached: dict[tuple[str, str], int] = {}
         self._reshaped: list[str] = []
         self._plan: Plan | None = None
         self._taps = Taps(modules, self._visit)
         self.interpreter = Interpreter(
-            Surroundings(modules, self._parameter, self._silence), keep_values=pausable
+            Surroundings(modules, self._parameter, self._silence, self._stand_at), keep_values=pausable
         )
 
     # -- from the block's side -----------------------------------------------------------------------------------------
@@ -79,6 +80,8 @@ class Pass:
 
     def can_take(self, plan: Plan) -> bool:
         """Whether a longer plan can be met from here, or names something that has already passed."""
+        if not self._with_grad and needs_grad(plan):
+            return False
         for node_id in plan.live - self.interpreter.done:
             node = plan.graph[node_id]
             if node.kind in ("read", "write") and self._has_passed(node.site.event):
@@ -103,6 +106,9 @@ class Pass:
             return False
         if self.ended:
             return True
+        if event.phase == "grad":
+            backwards = self._plan.graph.backwards if self._plan is not None else []
+            return event.call < len(backwards) and backwards[event.call] in self.interpreter.done
         if event.op is not None and self._plan is not None and event not in self._plan.gates:
             return self._reached.get((event.path, "in"), -1) >= event.call  # its watch had to be there from the start
         key = (event.path, event.phase) if event.op is None else (str(event), event.phase)
@@ -154,18 +160,22 @@ class Pass:
         site: OpenSite | None = None
         if event in plan.gates:
             site = OpenSite(event, value, self._rows, self._axes)
-            self._open.append(site)
-            try:
-                self.interpreter.open(site)
-                self._rest()
-                self.interpreter.close(site)
-            finally:
-                self._open.remove(site)
+            self._stand_at(site)
             for node, before, after in site.changed:
                 self._note_change(node, before, after)
         if self._pausable:
             self._reached[(event.path, event.phase) if event.op is None else (str(event), event.phase)] = event.call
         return site
+
+    def _stand_at(self, site: Tap) -> None:
+        """Open a site, do what is due there, stand still where the block asks for it, and close it."""
+        self._open.append(site)
+        try:
+            self.interpreter.open(site)
+            self._rest()
+            self.interpreter.close(site)
+        finally:
+            self._open.remove(site)
 
     def _rest(self) -> None:
         """Where nothing is wanted any more: stop the model, or stand still for a block that is still being written."""
@@ -178,6 +188,7 @@ class Pass:
                 raise StopPass
             assert self._paused is not None
             self._paused.pause()
+            assert self._plan is not None  # the longer plan with which the pass was resumed
             self.interpreter.load(self._plan)
             self.interpreter.drain()
 
@@ -188,26 +199,28 @@ class Pass:
             self._reshaped.append(f"{text} (at {node.line})" if node.line else text)
 
     def _grad_mode(self, plan: Plan) -> AbstractContextManager[Any]:
-        """Autograd runs only where a gradient could be asked for: a tensor of the user's own that requires one is used."""
-        found: list[int] = []
-
-        def note(leaf: Any) -> Any:
-            if type(leaf) is Const:
-                found.append(leaf.index)
-            return leaf
-
-        for node_id in plan.live:
-            for arg in (*plan.graph[node_id].args, *plan.graph[node_id].kwargs.values()):
-                map_argument(arg, note)
-        constants = [plan.graph.constants[index] for index in found]
-        if any(isinstance(value, torch.Tensor) and value.requires_grad for value in constants):
-            return nullcontext()
-        return torch.no_grad()
+        """Autograd runs only where a gradient is asked for."""
+        self._with_grad = needs_grad(plan)
+        return torch.enable_grad() if self._with_grad else torch.no_grad()
 
     def _parameter(self, path: str) -> Any:
         owner, _, name = path.rpartition(".")
-        return getattr(self._modules(owner), name).detach()
+        value = getattr(self._modules(owner), name)
+        return value if self._with_grad else value.detach()
 
     def _silence(self, _path: str) -> AbstractContextManager[None]:
         return self._taps.silence()
 
+
+
+def needs_grad(plan: Plan) -> bool:
+    """Whether a gradient could be asked for: by a backward pass, or after the block by a tensor that requires one."""
+    graph = plan.graph
+    if graph.backwards:
+        return True
+    if not torch.is_grad_enabled() or not any(
+        isinstance(value, torch.Tensor) and value.requires_grad for value in graph.constants
+    ):
+        return False
+    used = {const.index for node in graph if node.id in plan.live for const in constants_in(node)}
+    return any(isinstance(graph.constants[i], torch.Tensor) and graph.constants[i].requires_grad for i in used)

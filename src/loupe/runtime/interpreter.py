@@ -12,8 +12,9 @@ from typing import Any, Protocol
 import torch
 
 from loupe.errors import Line, LoupeError, OperationError, OrderError, OverwrittenWarning
-from loupe.graph.node import Const, Event, Node, Ref, map_argument
+from loupe.graph.node import Const, Event, Node, Ref, constants_in, map_argument
 from loupe.ops.table import function_of
+from loupe.runtime.gradients import Target, leaves_of, run_backward
 from loupe.runtime.plan import Plan, changed_values
 from loupe.runtime.tensors import map_tensors, share_memory, storages_of, summary, tensors_in
 
@@ -39,6 +40,7 @@ class Surroundings:
     module: Callable[[str], Any]
     parameter: Callable[[str], Any]
     silence: Callable[[str], AbstractContextManager[None]]
+    visit: Callable[[Tap], None]
 
 
 class Interpreter:
@@ -61,6 +63,7 @@ class Interpreter:
         self._ready: list[int] = []
         self._gate_open: set[int] = set()
         self._snapshots: dict[int, dict[int, Any]] = {}
+        self._differentiated: set[int] = set()
         self._taps: list[Tap] = []
         self._moved: dict[tuple[int, torch.device], torch.Tensor] = {}
         self._dispatch: dict[str, Callable[[Node], Any]] = {
@@ -70,6 +73,7 @@ class Interpreter:
             "call": self._call,
             "parameter": self._parameter,
             "save": self._save,
+            "backward": self._backward,
         }
 
     # -- the schedule --------------------------------------------------------------------------------------------------
@@ -78,6 +82,7 @@ class Interpreter:
         """Take a plan, or the longer plan of a graph that has grown since."""
         self.plan = plan
         self.wanted = set(plan.wanted) - self.done
+        self._differentiated = {node for nodes in plan.gradients.values() for node in nodes}
         self._gates = plan.gates
         for node in sorted(plan.live):
             if node in self.done or node in self._unmet:
@@ -119,6 +124,8 @@ class Interpreter:
         assert self.plan is not None
         node = self.plan.graph.nodes[node_id]
         value = self._dispatch[node.kind](node)
+        if node_id in self._differentiated:
+            _require_grad(value)
         self.values[node_id] = value
         self.done.add(node_id)
         self.wanted.discard(node_id)
@@ -207,6 +214,35 @@ class Interpreter:
         value = self._resolve(node, node.args[0])
         self.results[node.target] = value
         return value
+
+    def _backward(self, node: Node) -> None:
+        assert self.plan is not None
+        plan, graph = self.plan, self.plan.graph
+        order = graph.backwards.index(node.id)
+        kept = {ref for n in graph if n.kind == "apply" and n.target == "loupe.retain_grad" and n.id < node.id for ref in n.refs()}
+        targets = []
+        for value in plan.gradients[node.id]:
+            event = Event(f"%{value}", "grad", order)
+            for tensor in tensors_in(self.values[value]):
+                rows = getattr(tensor, "_loupe_rows", None)
+                targets.append(Target(tensor, rows, event if event in plan.gates else None, value in kept))
+        used = {const.index for n in graph if n.id in plan.live for const in constants_in(n)}
+        constants = [graph.constants[index] for index in used]
+        leaves = [leaf for c in constants if isinstance(c, torch.Tensor) and c.requires_grad for leaf in leaves_of(c)]
+        options = {key: self._resolve(node, arg) for key, arg in node.kwargs.items()}
+        if options.pop("parameter_gradients", False):
+            leaves += [p for p in self.surroundings.module("").parameters() if p.requires_grad]
+        loss = self._resolve(node, node.args[0])
+        try:
+            run_backward(loss, options, targets, leaves, self.surroundings.visit, node.line)
+        except LoupeError:
+            raise
+        except Exception as error:
+            raise OperationError(
+                f"backward failed from {summary(loss)}: {type(error).__name__}: {error}",
+                remedy="mend this line; the model is as it was",
+                line=node.line,
+            ) from error
 
     def _invoke(self, node: Node, function: Callable[..., Any]) -> Any:
         args = [self._resolve(node, arg) for arg in node.args]
@@ -337,3 +373,10 @@ def _same(now: Any, before: Any) -> bool:
         torch.equal(a, b) or bool(((a == b) | ((a != a) & (b != b))).all())
         for a, b in zip(tensors_in(now), tensors_in(before), strict=True)
     )
+
+
+def _require_grad(value: Any) -> None:
+    """Let gradients of a value be known although nothing before it asks for any (a frozen model)."""
+    for tensor in tensors_in(value):
+        if torch.is_grad_enabled() and tensor.is_floating_point() and not tensor.requires_grad:
+            tensor.requires_grad_(True)

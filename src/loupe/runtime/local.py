@@ -34,8 +34,8 @@ class Outcome:
 class LocalRun:
     """The run of one block: takes its inputs, answers peeks, and ends it.
 
-    A block without peeks is one pass in the caller's thread. With peeks the pass stands still in a worker thread between them; what
-    has passed already is reached by a new pass with the same random numbers.
+    A block without peeks is one pass in the caller's thread. With peeks the pass stands still in a worker thread
+    between them; what has passed already is reached by a new pass with the same random numbers.
     """
 
     def __init__(self, host: Host, modules: Callable[[str], nn.Module], graph: Graph, scanner: Scanner) -> None:
@@ -56,8 +56,9 @@ class LocalRun:
     def add_input(self, args: tuple[Any, ...], kwargs: dict[str, Any], line: Line) -> int:
         """Take one input into the batch; a pass that stands still with fewer is given up."""
         self._inputs.append(Input(args, kwargs, line))
-        self._host.merge([self._inputs[-1]])  # what cannot be used is refused here, on its own line
-        self._batch = self._axes = None
+        alone = self._host.merge(self._inputs[-1:])  # what cannot be used is refused here, on its own line
+        self._batch = alone if len(self._inputs) == 1 else None
+        self._axes = None
         self._describer.forget()
         self._end_pass()
         return len(self._inputs) - 1

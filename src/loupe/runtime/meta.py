@@ -1,4 +1,4 @@
-"""Run a model on tensors without data: what passes at every site, with its shape and dtype, before anything is computed."""
+"""Run a model on tensors without data: learn what passes at every site, with its shape and dtype, ahead of a run."""
 
 from __future__ import annotations
 
@@ -22,8 +22,12 @@ from loupe.runtime.tensors import map_tensors
 _MAX_REAL_BUFFER = 1 << 20
 
 
+def _drop_data(tensor: torch.Tensor) -> torch.Tensor:
+    return tensor if tensor.is_meta else tensor.to("meta")
+
+
 class MetaMode(TorchDispatchMode):
-    """Where a tensor without data meets one with data, go on without; integers that decide the flow stay real until then."""
+    """Where a tensor without data meets one with data, go on without; integers that decide the flow stay real till then."""
 
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
@@ -33,7 +37,7 @@ class MetaMode(TorchDispatchMode):
         tensors = [leaf for leaf in leaves if isinstance(leaf, torch.Tensor)]
         if any(tensor.is_meta for tensor in tensors):
             if not all(tensor.is_meta for tensor in tensors):
-                args, kwargs = tree_map_only(torch.Tensor, lambda t: t if t.is_meta else t.to("meta"), (args, kwargs))
+                args, kwargs = tree_map_only(torch.Tensor, _drop_data, (args, kwargs))
             if isinstance(kwargs.get("device"), torch.device):
                 kwargs["device"] = torch.device("meta")
         return func(*args, **kwargs)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -19,7 +19,7 @@ _SKIPPED = frozenset(("__get__", "__set__", "__delete__", "size", "dim", "numel"
 
 @dataclass(frozen=True, slots=True)
 class Operation:
-    """One torch operation of a module's forward pass: its name, its number among those of that name, what came out, where it stands."""
+    """One torch operation of a forward pass: its name, its number among those of that name, what came out, its line."""
 
     name: str
     index: int
@@ -57,7 +57,7 @@ class OperationWatch(TorchFunctionMode):
         return self._act(name, index, func, args, kwargs)
 
     @contextmanager
-    def paused(self) -> Iterator[None]:
+    def paused(self) -> Generator[None]:
         """Let operations pass unseen: those of submodules, and of the block's own nodes."""
         self._paused += 1
         try:
@@ -69,11 +69,11 @@ class OperationWatch(TorchFunctionMode):
 @contextmanager
 def watching(
     module: nn.Module, begin: Callable[[], OnOperation | None], active: list[OperationWatch]
-) -> Iterator[None]:
+) -> Generator[None]:
     """Watch the operations of each call of `module` for the length of the context.
 
-    `begin` is asked at each call: it gives what to do with the operations of that call, or None to leave it alone. `active` holds
-    the watches of all modules that are being called just now, so that a tap can pause them.
+    `begin` is asked at each call: it gives what to do with the operations of that call, or None to leave it alone.
+    `active` holds the watches of all modules that are being called just now, so that a tap can pause them.
     """
     watches: list[OperationWatch] = []
     with _wrapped(module, lambda forward: _watch_forward(forward, begin, watches, active)):
@@ -134,7 +134,7 @@ def _wrap(module: nn.Module, wrapper: Callable[[Callable[..., Any]], Callable[..
 
 
 @contextmanager
-def _wrapped(module: nn.Module, wrapper: Callable[[Callable[..., Any]], Callable[..., Any]]) -> Iterator[None]:
+def _wrapped(module: nn.Module, wrapper: Callable[[Callable[..., Any]], Callable[..., Any]]) -> Generator[None]:
     undo = _wrap(module, wrapper)
     try:
         yield

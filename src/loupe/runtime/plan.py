@@ -1,4 +1,4 @@
-"""Turn a graph into a plan: what runs at which moment, what waits for what, what is freed when, and where the pass may stop."""
+"""Turn a graph into a plan: what runs at which moment, what waits for what, what is freed when, where to stop."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from loupe.graph.passes import Memory, first_refs, needed, trace_memory
 class Plan:
     """What a graph needs of a run, worked out without tensors.
 
-    `needs[n]` must be done before node n; `users[n]` take the value of node n; `gates` says which reads and writes wait for
-    which moment of the pass; `wanted` are the nodes whose results leave the run. When these are done the pass stops; where
-    nothing is wanted it runs to its end, like a plain call.
+    `needs[n]` must be done before node n; `users[n]` take the value of node n; `gates` says which reads and writes wait
+    for which moment of the pass; `wanted` are the nodes whose results leave the run. When these are done the pass
+    stops; where nothing is wanted it runs to its end, like a plain call.
     """
 
     graph: Graph
@@ -27,6 +27,7 @@ class Plan:
     users: dict[int, tuple[int, ...]]
     gates: dict[Event, tuple[int, ...]]
     sites_read: frozenset[int]
+    gradients: dict[int, tuple[int, ...]]
 
     def __str__(self) -> str:
         rows = []
@@ -56,7 +57,7 @@ class Plan:
         return [index for kind, index in self.memory.mutates[change] if kind == "node" and index in self.sites_read]
 
     def _widened(self, roots: frozenset[tuple[str, int]]) -> frozenset[tuple[str, int]]:
-        """Values of two sites may be one tensor (a block's output, the next one's input): one of them stands for all."""
+        """Values of two sites may be one tensor (a block's output, the next one's input): one stands for all of them."""
         if any(kind == "node" and index in self.sites_read for kind, index in roots):
             return roots | {("node", read) for read in self.sites_read}
         return roots
@@ -72,7 +73,7 @@ def make_plan(graph: Graph, *, wanted: Iterable[int] | None = None, keep: Iterab
     memory = trace_memory(graph)
     if wanted is None:
         wanted = [node.id for node in graph if node.kind == "save"]
-    asked = set(wanted)
+    asked = {*wanted, *graph.backwards}
     asked.update(
         node for node, roots in memory.mutates.items() if any(kind == "const" for kind, _ in roots)
     )  # a tensor of the user's own is changed: that leaves the run
@@ -81,9 +82,10 @@ def make_plan(graph: Graph, *, wanted: Iterable[int] | None = None, keep: Iterab
     users: dict[int, list[int]] = {node: [] for node in live}
     gates: dict[Event, list[int]] = {}
     reads = frozenset(node.id for node in graph if node.kind == "read")
+    gradients = _gradients(graph)
     for node_id in sorted(live):
         node = graph[node_id]
-        refs = node.refs()
+        refs = [*node.refs(), *gradients.get(node_id, ())]
         needs[node_id] = tuple(dict.fromkeys((*refs, *memory.after.get(node_id, ()))))
         held = [index for kind, index in memory.mutates.get(node_id, ()) if kind == "node" and index in reads]
         for ref in dict.fromkeys((*refs, *held)):
@@ -99,7 +101,22 @@ def make_plan(graph: Graph, *, wanted: Iterable[int] | None = None, keep: Iterab
         users={node: tuple(found) for node, found in users.items()},
         gates={event: tuple(nodes) for event, nodes in gates.items()},
         sites_read=reads,
+        gradients=gradients,
     )
+
+
+def _gradients(graph: Graph) -> dict[int, tuple[int, ...]]:
+    """For each backward pass, the nodes whose gradients are open during it or kept by it."""
+    found: dict[int, dict[int, None]] = {backward: {} for backward in graph.backwards}
+    order = graph.backwards
+    for node in graph:
+        if node.gradient_of is not None and node.site.call < len(order):
+            found[order[node.site.call]][node.gradient_of] = None
+        elif node.kind == "apply" and node.target == "loupe.retain_grad":
+            for backward in order:
+                if backward > node.id:
+                    found[backward].update(dict.fromkeys(node.refs()))
+    return {backward: tuple(nodes) for backward, nodes in found.items()}
 
 
 def changed_values(plan: Plan, change: int) -> list[int]:

@@ -19,7 +19,7 @@ from loupe.runtime.tensors import map_tensors
 
 
 class SiteAxes:
-    """The axes of sites for one set of inputs; from scans without data, or from small passes where data decides the flow."""
+    """The axes of sites for one set of inputs; from scans without data, or from real passes where data decides the flow."""
 
     def __init__(
         self,
@@ -68,13 +68,14 @@ class SiteAxes:
     def _probe(self, events: list[Event], stand_ins: dict[Event, Event]) -> None:
         """Real passes: one as it is, one with the last prompt changed, one with it twice.
 
-        An axis counts as the batch if it grows in proportion, and if only the last prompt's part of it changes with that prompt.
+        An axis counts as the batch if it grows in proportion, and if only the last prompt's part of it changes with
+        that prompt.
         """
         self._before_probe()  # a pass that stands still has its taps on the model
         last = self._inputs[-1]
         plain = self._host.merge(self._inputs)
         longer = self._host.merge([*self._inputs, last])
-        start, size = plain.rows[-1]
+        start, _ = plain.rows[-1]
         passed = [self._observe(batch, events, stand_ins) for batch in (plain, _changed(plain, start), longer)]
         for event in events:
             values = [seen.get(event) for seen in passed]
@@ -110,7 +111,7 @@ class SiteAxes:
 
 
 def _changed(batch: Batch, start: int) -> Batch:
-    """The same batch with the rows from `start` on reversed along their last axis (integers) or turned around (numbers)."""
+    """The batch with other rows from `start` on: reversed along their last axis (integers) or turned around (numbers)."""
 
     def change(tensor: torch.Tensor) -> torch.Tensor:
         if tensor.dim() == 0 or tensor.shape[0] != batch.total:

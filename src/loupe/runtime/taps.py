@@ -1,17 +1,20 @@
-"""Attach to the sites of a plan for the length of one pass: hooks where a module is named, a watch where an operation is."""
+"""Attach to the sites of a plan for the length of one pass: hooks for modules, a watch for operations."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from contextlib import ExitStack, contextmanager
 from typing import Any, Protocol
 
+import torch
 from torch import nn
+from torch.utils._pytree import tree_leaves
 
 from loupe.errors import RowsError
 from loupe.graph.node import Event, Node
 from loupe.ops.views import first_input
 from loupe.runtime.batching import Rows, narrow, widen
+from loupe.runtime.gradients import Slice
 from loupe.runtime.ops_tap import OnOperation, OperationWatch, watching
 
 
@@ -24,7 +27,7 @@ class Axes(Protocol):
 
 
 class OpenSite:
-    """A site while the model stands there: reads are narrowed to the rows of an invoke, writes are put back among the others'."""
+    """A site while the model stands there: reads are narrowed to an invoke's rows, writes are put among the others'."""
 
     __slots__ = ("_axes", "_rows", "changed", "event", "value")
 
@@ -41,10 +44,20 @@ class OpenSite:
         if not self._rows.covers_all(node.invoke):
             assert node.invoke is not None
             try:
-                value = narrow(value, self._axes.of(self.event), self._rows, node.invoke, self.event)
+                axes = self._axes.of(self.event)
+                value = narrow(value, axes, self._rows, node.invoke, self.event)
+                self._remember_rows(value, axes, node.invoke)
             except RowsError as error:
                 raise RowsError(error.fact, remedy=error.remedy, line=node.line) from None
         return first_input(value) if node.site.port == "input" else value
+
+    def _remember_rows(self, part: Any, axes: tuple[int, ...], invoke: int) -> None:
+        """The model goes on with the whole tensor, so that is where the gradient of these rows arrives."""
+        start, size = self._rows.slices[invoke]
+        for whole, leaf, axis in zip(tree_leaves(self.value), tree_leaves(part), axes, strict=True):
+            if isinstance(leaf, torch.Tensor) and leaf is not whole and leaf.requires_grad:
+                each = whole.shape[axis] // self._rows.total
+                leaf.__dict__["_loupe_rows"] = Slice(whole, axis, start * each, size * each)
 
     def write(self, node: Node, value: Any) -> None:
         """Let the model go on with another value at the node's port."""
@@ -94,6 +107,8 @@ class Taps:
         phases: dict[str, set[str]] = {}
         watched: dict[str, set[Event]] = {}
         for event in (*events, *stand_ins.values()):
+            if event.phase == "grad":
+                continue
             if event.op is not None:
                 watched.setdefault(event.path, set()).add(event)
             elif not hooked:
@@ -118,7 +133,7 @@ class Taps:
         self._stack.close()
 
     @contextmanager
-    def silence(self) -> Any:
+    def silence(self) -> Generator[None]:
         """Let calls of modules pass unseen: those that nodes of the block make."""
         self._silent += 1
         try:

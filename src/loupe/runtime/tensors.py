@@ -43,7 +43,7 @@ def storage_of(tensor: torch.Tensor) -> int | None:
     """What identifies the memory of a tensor; None where it has none."""
     try:
         pointer = tensor.untyped_storage().data_ptr()
-    except (RuntimeError, NotImplementedError):
+    except RuntimeError:
         return None
     return pointer or None
 

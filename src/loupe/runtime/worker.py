@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextvars
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
@@ -18,7 +18,8 @@ class Cancelled(BaseException):
 class PausedCall:
     """A call that can pause itself and be resumed: `body` gets this object and calls `pause()`.
 
-    Grad mode, autocast, default device, CUDA stream and context variables of the creating thread hold in the worker thread too.
+    Grad mode, autocast, default device, CUDA stream and context variables of the creating thread hold in the worker
+    thread too.
     """
 
     def __init__(self, body: Callable[[PausedCall], None]) -> None:
@@ -95,7 +96,7 @@ def _torch_state() -> Callable[[], Any]:
     stream = torch.cuda.current_stream() if torch.cuda.is_available() and torch.cuda.is_initialized() else None
 
     @contextmanager
-    def restored() -> Iterator[None]:
+    def restored() -> Generator[None]:
         with ExitStack() as stack:
             stack.enter_context(torch.inference_mode(inference))
             stack.enter_context(torch.set_grad_enabled(grad))

@@ -1,6 +1,7 @@
 """Make `list().save()` and `dict().save()` work for the length of a block, and take the method away afterwards.
 
-Builtin types refuse new attributes from Python; their dictionary is reached through the garbage collector, and the type's method cache is told.
+Builtin types refuse new attributes from Python; their dictionary is reached through the garbage collector, and the type's
+method cache is told.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ def _save(self: Any) -> Any:
 
 def mount() -> None:
     """Give list and dict a `save` method; the first open block does it."""
-    global _count
+    global _count  # noqa: PLW0603 (a count of open blocks, held under the lock)
     with _lock:
         _count += 1
         if _count == 1:
@@ -33,7 +34,7 @@ def mount() -> None:
 
 def unmount() -> None:
     """Take `save` away again; the last block to end does it."""
-    global _count
+    global _count  # noqa: PLW0603 (a count of open blocks, held under the lock)
     with _lock:
         _count -= 1
         if _count == 0:

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import copy
+import functools
 import operator
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 
-from loupe.errors import BlockError, UnsavedError, nearest
+from loupe.errors import BlockError, UnknownModuleError, UnsavedError, nearest
 from loupe.graph.node import Ref, Site
 from loupe.graph.opset import OBJECT_METHODS, TENSOR_ATTRIBUTES, TENSOR_METHODS
 
@@ -22,6 +24,9 @@ _DESCRIBED_METHODS = frozenset(
     ("size", "dim", "numel", "nelement", "ndimension", "element_size", "is_floating_point", "is_complex")
 )
 _PEEKING_METHODS = frozenset(("item", "tolist", "numpy"))
+# Results of these have fields that are called like methods of a tensor.
+_STRUCTS = frozenset(("aminmax", "slogdet", "inv_ex"))
+_STRUCT_FIELDS = frozenset(("max", "min", "sign", "inverse"))
 
 
 class Cell:
@@ -37,9 +42,9 @@ class Cell:
 class Proxy:
     """A value of a block.
 
-    While the block is open, operators, methods, attributes and torch functions on it are recorded. Where Python needs the real
-    value (`if`, `float`, `print`, numpy), the run proceeds to it. After the block a saved proxy is its value; `.value` is the bare
-    object. Reading an unsaved one raises UnsavedError, which names the line that made it.
+    While the block is open, operators, methods, attributes and torch functions on it are recorded. Where Python needs
+    the real value (`if`, `float`, `print`, numpy), the run proceeds to it. After the block a saved proxy is its value;
+    `.value` is the bare object. Reading an unsaved one raises UnsavedError, which names the line that made it.
 
     >>> with model.trace("Hello"):
     ...     hidden = model.transformer.h[5].output[0].save()
@@ -87,6 +92,12 @@ class Proxy:
             if name.startswith("__") and not _is_filled(self):
                 raise AttributeError(name)
             return getattr(self.value, name)
+        if name == "grad":
+            return self._recorder.gradient(self)
+        if name == "backward":
+            return functools.partial(BackwardBlock, self)
+        if name == "retain_grad":
+            return lambda: self._recorder.apply("loupe.retain_grad", (self,))
         if name.startswith("_"):
             raise AttributeError(f"{name!r} is not recorded in a block")
         if name in _DESCRIBED_ATTRIBUTES:
@@ -95,16 +106,22 @@ class Proxy:
             device = self._recorder.execution.device(self._ref.node)
             return device if name == "device" else device.type == "cuda"
         if name in TENSOR_METHODS or name in _PEEKING_METHODS:
-            return Method(self, name)
-        if name not in TENSOR_ATTRIBUTES:
+            if not (name in _STRUCT_FIELDS and _is_struct(self)):
+                return Method(self, name)
+        elif name not in TENSOR_ATTRIBUTES:
             _check_attribute(self, name)
-            if name in OBJECT_METHODS and callable(getattr(_describe(self), name)):
+            described = _describe(self)
+            if (name in OBJECT_METHODS or isinstance(described, torch.Tensor)) and callable(getattr(described, name)):
                 return Method(self, name)
         return self._recorder.apply("python.getattr", (self, name))
 
     def __setattr__(self, name: str, value: Any) -> None:
         if name in Proxy.__slots__:
             set_slot(self, name, value)
+        elif self._recorder.open and name == "grad":
+            self._recorder.write_gradient(self, value)
+        elif self._recorder.open and name == "requires_grad":
+            self._recorder.apply("loupe.require_grad", (self, value))
         elif self._recorder.open:
             raise BlockError(
                 f"the attribute {name!r} of a value cannot be set in a block",
@@ -115,6 +132,7 @@ class Proxy:
             setattr(self.value, name, value)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """After the block: call the value."""
         if not self._recorder.open:
             return self.value(*args, **kwargs)
         raise BlockError(
@@ -134,7 +152,7 @@ class Proxy:
         return recorder.apply_function(func, args, kwargs)
 
     @property
-    def __class__(self) -> type:  # pyright: ignore[reportIncompatibleMethodOverride]
+    def __class__(self) -> type:
         if _is_filled(self):
             return type(self._cell.value)
         if self._recorder.open:
@@ -174,8 +192,6 @@ class Proxy:
         return (item.value if isinstance_proxy(item) else item) in self.value
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> Any:
-        import numpy as np
-
         value = self.value
         array = value.detach().cpu().numpy() if isinstance(value, torch.Tensor) else np.asarray(value)
         return array if dtype is None else array.astype(dtype)
@@ -253,6 +269,37 @@ class HiddenStatesProxy(Proxy):
             super().__setitem__(key, value)
 
 
+# The keys of a dict are known without a run; its values are recorded one by one.
+_DICT_VIEWS: dict[str, Callable[[Proxy, list[Any]], list[Any]]] = {
+    "keys": lambda _proxy, keys: keys,
+    "values": lambda proxy, keys: [proxy[key] for key in keys],
+    "items": lambda proxy, keys: [(key, proxy[key]) for key in keys],
+}
+
+
+class BackwardBlock:
+    """A backward pass of a block; as a context manager it says which pass the gradients inside it belong to.
+
+    >>> with model.trace("Hello"):
+    ...     hidden = model.transformer.h[5].output[0]
+    ...     with model.output.sum().backward():
+    ...         gradient = hidden.grad.save()
+    """
+
+    __slots__ = ("_number", "_outer", "_recorder")
+
+    def __init__(self, loss: Proxy, *args: Any, **kwargs: Any) -> None:
+        self._recorder = loss._recorder
+        self._number = self._recorder.run_backward(loss, args, kwargs)
+        self._outer: int | None = None
+
+    def __enter__(self) -> None:
+        self._outer, self._recorder.backward = self._recorder.backward, self._number
+
+    def __exit__(self, *error: object) -> None:
+        self._recorder.backward = self._outer
+
+
 class Method:
     """A method of a value, about to be called."""
 
@@ -263,14 +310,19 @@ class Method:
         self._name = name
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Record the call, or answer it at once where shape or value is asked for."""
         proxy, name = self._proxy, self._name
         recorder = proxy._recorder
         if name in _DESCRIBED_METHODS:
             return getattr(_describe(proxy), name)(*_unwrap(args), **_unwrap(kwargs))
         if name in _PEEKING_METHODS:
             return getattr(proxy.value, name)(*_unwrap(args), **_unwrap(kwargs))
-        if name in OBJECT_METHODS and not isinstance(_describe(proxy), torch.Tensor):
+        if name in OBJECT_METHODS and not isinstance(described := _describe(proxy), torch.Tensor):
+            if isinstance(described, dict) and name in _DICT_VIEWS:
+                return _DICT_VIEWS[name](proxy, list(described))
             return recorder.apply("python.call_method", (proxy, name, *args), kwargs)
+        if name not in TENSOR_METHODS:  # a method that only this process may call
+            return recorder.apply_function(getattr(torch.Tensor, name), (proxy, *args), kwargs)
         return recorder.apply(f"Tensor.{name}", (proxy, *args), kwargs)
 
     def __repr__(self) -> str:
@@ -285,6 +337,11 @@ def isinstance_proxy(value: Any) -> bool:
 def _is_filled(proxy: Proxy) -> bool:
     cell = proxy._cell
     return cell is not None and cell.filled
+
+
+def _is_struct(proxy: Proxy) -> bool:
+    node = proxy._recorder.graph[proxy._ref.node]
+    return node.kind == "apply" and node.target.rpartition(".")[2] in _STRUCTS
 
 
 def _line_of(proxy: Proxy) -> Any:
@@ -319,7 +376,7 @@ def _check_attribute(proxy: Proxy, name: str) -> None:
     known = [each for each in dir(described) if not each.startswith("_")]
     if not hasattr(described, name):
         kind = "a tensor" if isinstance(described, torch.Tensor) else f"a value of type {type(described).__name__}"
-        raise BlockError(f"{kind} has no attribute {name!r}", remedy=nearest(name, known), line=_line_of(proxy))
+        raise UnknownModuleError(f"{kind} has no attribute {name!r}", remedy=nearest(name, known), line=_line_of(proxy))
 
 
 def _open_recorder(value: Any) -> Recorder | None:
@@ -352,10 +409,16 @@ def _unwrap(value: Any) -> Any:
     return value
 
 
+def _operand(other: Any) -> Any:
+    """A numpy array beside a value is taken as a tensor: torch refuses most such pairs."""
+    return torch.tensor(other) if type(other) is np.ndarray else other
+
+
 def _operator(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
     target = f"operator.{name}"
 
     def method(self: Proxy, *others: Any) -> Any:
+        others = tuple([_operand(other) for other in others])
         if self._recorder.open:
             return self._recorder.apply(target, (self, *others))
         return function(self.value, *_unwrap(others))
@@ -367,6 +430,7 @@ def _reflected(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
     target = f"operator.{name}"
 
     def method(self: Proxy, other: Any) -> Any:
+        other = _operand(other)
         if self._recorder.open:
             return self._recorder.apply(target, (other, self))
         return function(_unwrap(other), self.value)

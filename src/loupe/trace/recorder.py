@@ -18,17 +18,18 @@ from loupe.trace.proxy import Cell, HiddenStatesProxy, Proxy
 from loupe.trace.source import user_line
 
 _INLINE = frozenset(
-    (int, float, bool, complex, str, type(None), type(Ellipsis), torch.dtype, torch.device, torch.layout)
-    + (torch.memory_format,)
+    (int, float, bool, complex, str, type(None), type(Ellipsis))
+    + (torch.dtype, torch.device, torch.layout, torch.memory_format)
 )
 _open = threading.local()
 
 
 def open_recorders() -> list[Recorder]:
     """The recorders of the blocks that are open in this thread, the innermost last."""
-    stack = getattr(_open, "stack", None)
+    stack: list[Recorder] | None = getattr(_open, "stack", None)
     if stack is None:
-        stack = _open.stack = []
+        stack = []
+        _open.stack = stack
     return stack
 
 
@@ -47,6 +48,8 @@ class Recorder:
         self.failed = False
         self.invoke: int | None = None
         self.in_invoke = False
+        self.backward: int | None = None
+        self.parameter_gradients = False
         self.cells: dict[str, Cell] = {}
         self.containers: list[Any] = []
         self._constants: dict[int, Const] = {}
@@ -87,8 +90,8 @@ class Recorder:
     def read(self, site: Site, view: str | None = None) -> Proxy:
         """Record the reading of a site; a second reading with no write in between is the same value.
 
-        `view` says how a host wants the value to be seen: "logits" for a causal language model's output, "hidden_states" for a
-        decoder block's.
+        `view` says how a host wants the value to be seen: "logits" for a causal language model's output,
+        "hidden_states" for a decoder block's.
         """
         reads = self._reads.setdefault((site.event, self.invoke), {})
         key = (site.port, view)
@@ -113,6 +116,27 @@ class Recorder:
         for event, invoke in list(self._reads):
             if event == site.event:
                 del self._reads[event, invoke]
+
+    def gradient(self, proxy: Proxy) -> Proxy:
+        """Record the reading of a value's gradient: in the backward block that is open, or the last one, or the next."""
+        return self.read(self._gradient_site(proxy))
+
+    def write_gradient(self, proxy: Proxy, value: Any) -> None:
+        """Record that a backward pass goes on with another gradient of a value."""
+        self.write(self._gradient_site(proxy), value)
+
+    def _gradient_site(self, proxy: Proxy) -> Site:
+        call = self.backward if self.backward is not None else max(len(self.graph.backwards) - 1, 0)
+        return Site(f"%{proxy._ref.node}", "grad", call)
+
+    def run_backward(self, proxy: Proxy, args: tuple[Any, ...], kwargs: dict[str, Any]) -> int:
+        """Record a backward pass from a value; returns its number."""
+        number = len(self.graph.backwards)
+        options = dict(zip(("gradient", "retain_graph", "create_graph"), args, strict=False)) | kwargs
+        if self.parameter_gradients:
+            options["parameter_gradients"] = True
+        self._append("backward", None, (proxy._ref,), {key: self.encode(value) for key, value in options.items()})
+        return number
 
     def save(self, proxy: Proxy, name: str | None = None) -> Proxy:
         """Record that a value is kept past the block."""

@@ -1,4 +1,4 @@
-"""Find the user's line behind a recorded operation: the innermost frame outside loupe and the libraries beside torch."""
+"""Find the user's line behind a recorded operation: the innermost frame outside loupe and installed libraries."""
 
 from __future__ import annotations
 

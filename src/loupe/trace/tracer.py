@@ -55,6 +55,10 @@ class Tracer:
         """Accepted for programs that need one elsewhere: values cross invokes without it."""
         return Barrier(count)
 
+    def collect_parameter_gradients(self, wanted: bool) -> None:
+        """Whether backward passes of the block also collect `.grad` on the model's own weights."""
+        self._recorder.parameter_gradients = wanted
+
     def __enter__(self) -> Tracer:
         self._recorder.begin()
         mount()

@@ -1,0 +1,103 @@
+"""Pair each thing that a block does with hooks that do the same, and hold the two against each other."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+
+from loupe.trace.proxy import isinstance_proxy
+
+
+class Stop(Exception):
+    """What a hook raises to end a forward pass."""
+
+
+class Unequal(Exception):
+    """The two ways of a scenario do not give the same result, so their times say nothing."""
+
+
+@dataclass(frozen=True, slots=True)
+class Scenario:
+    """One thing to do, by hand and with loupe; both return what they read."""
+
+    name: str
+    hooks: Callable[[], Any]
+    loupe: Callable[[], Any]
+
+
+class Suite:
+    """A model, its wrapper, and for each scenario a method `hooks_…` and a method `loupe_…`."""
+
+    name: str
+    rounds: int
+    calls: int
+    module: nn.Module
+
+    def scenarios(self) -> list[Scenario]:
+        """The scenarios in the order in which they are printed."""
+        return [
+            Scenario(title, getattr(self, f"hooks_{method}"), getattr(self, f"loupe_{method}"))
+            for method, title in TITLES.items()
+        ]
+
+
+TITLES = {
+    "idle": "idle: a call outside any block",
+    "empty": "empty block",
+    "one_save": "one save",
+    "twelve_saves": "twelve saves",
+    "zero": "zero a layer, save the output",
+    "patch": "patch a layer, save the output",
+    "early_stop": "read layer 3 of 12 and stop",
+    "peek": "a peek in the middle",
+}
+
+
+def check(suite: Suite, scenario: Scenario) -> None:
+    """Run a scenario both ways; raises Unequal where a bit of what they read differs.
+
+    Where nothing is read, what the model returned is compared.
+
+    >>> for scenario in suite.scenarios():
+    ...     check(suite, scenario)
+    """
+    with returned_by(suite.module) as by_hand:
+        want = scenario.hooks()
+    with returned_by(suite.module) as by_block:
+        found = scenario.loupe()
+    if not same(want, found):
+        raise Unequal(f"{suite.name}, {scenario.name}: loupe and hooks read different values")
+    if want is None and not same(by_hand, by_block):
+        raise Unequal(f"{suite.name}, {scenario.name}: the model returned different values")
+
+
+@contextmanager
+def returned_by(module: nn.Module) -> Iterator[list[Any]]:
+    """Watch what a module returns, beside whatever else is attached to it."""
+    seen: list[Any] = []
+    handle = module.register_forward_hook(lambda _module, _inputs, output: seen.append(output))
+    try:
+        yield seen
+    finally:
+        handle.remove()
+
+
+def same(one: Any, other: Any) -> bool:
+    """Whether two results have equal tensors, bit by bit, in the same places; a saved value counts as what it holds."""
+    one, other = plain(one), plain(other)
+    if isinstance(one, torch.Tensor) and isinstance(other, torch.Tensor):
+        return torch.equal(one, other)
+    if isinstance(one, (list, tuple)) and isinstance(other, (list, tuple)):
+        return len(one) == len(other) and all(same(a, b) for a, b in zip(one, other, strict=True))
+    return type(one) is type(other) and bool(one == other)
+
+
+def plain(value: Any) -> Any:
+    """The bare object behind a saved value, and the logits of a language model's output."""
+    value = value.value if isinstance_proxy(value) else value
+    return value.logits if hasattr(value, "logits") and not isinstance(value, torch.Tensor) else value

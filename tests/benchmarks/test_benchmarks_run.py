@@ -1,0 +1,77 @@
+"""Hold the two sides of every benchmark to the same results, and the benchmark to noticing where they are not."""
+
+import warnings
+from functools import cache
+
+import pytest
+import torch
+
+from benchmarks.recording import block_of, record_only
+from benchmarks.run import SUITES, markdown_table, plain_table
+from benchmarks.suite import TITLES, Scenario, Unequal, check
+from benchmarks.timing import Spread
+
+CASES = [(kind, name) for kind in SUITES for name in TITLES]
+
+
+@cache
+def suite_of(kind):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return kind()
+
+
+@pytest.mark.parametrize(("kind", "name"), CASES, ids=[f"{kind.__name__}-{name}" for kind, name in CASES])
+def test_a_block_and_its_hooks_give_the_same_results_and_leave_no_hook(kind, name):
+    suite = suite_of(kind)
+    scenario = next(each for each in suite.scenarios() if each.name == TITLES[name])
+    check(suite, scenario)
+    assert not any(module._forward_hooks or module._forward_pre_hooks for module in suite.module.modules())
+
+
+@pytest.mark.parametrize("kind", SUITES)
+@pytest.mark.parametrize("change", ["zero", "patch", "peek"])
+def test_the_hooks_of_a_change_really_change_what_the_model_returns(kind, change):
+    suite = suite_of(kind)
+    untouched = suite.hooks_one_save()
+    changed = getattr(suite, f"hooks_{change}")()
+    assert changed.shape == untouched.shape
+    assert not torch.allclose(changed, untouched, atol=1e-4)
+
+
+def test_results_that_differ_in_one_bit_are_refused():
+    suite = suite_of(SUITES[0])
+    value = torch.ones(3)
+    off_by_one_bit = torch.nextafter(value, torch.zeros(3))
+    check(suite, Scenario("equal", lambda: value, lambda: value.clone()))
+    with pytest.raises(Unequal, match=r"wrong: .* read different values"):
+        check(suite, Scenario("wrong", lambda: value, lambda: off_by_one_bit))
+
+
+def test_a_block_that_never_runs_the_model_is_refused():
+    suite = suite_of(SUITES[0])
+    with pytest.raises(Unequal, match="the model returned different values"):
+        check(suite, Scenario("lazy", suite.hooks_empty, lambda: None))
+
+
+def test_the_chain_of_recorded_additions_is_the_sum_and_recording_alone_runs_nothing():
+    suite = suite_of(SUITES[0])
+    expected = torch.nn.functional.linear(suite.x, suite.module[0].weight, suite.module[0].bias).detach()
+    for _ in range(20):
+        expected = expected + 1
+    torch.testing.assert_close(block_of(suite, 20).value, expected)
+    runs = []
+    handle = suite.module.register_forward_pre_hook(lambda *_: runs.append(1))
+    try:
+        assert record_only(suite, 20) > 0
+    finally:
+        handle.remove()
+    assert not runs
+
+
+def test_quartiles_and_tables_are_those_of_the_samples():
+    spread = Spread.of([1.0, 2.0, 3.0, 4.0, 5.0])
+    assert (spread.low, spread.median, spread.high) == (2.0, 3.0, 4.0)
+    rows = [("name", "us"), ("one save", spread.text())]
+    assert plain_table(rows).splitlines() == ["name                    us", "one save  3.00 (2.00-4.00)"]
+    assert markdown_table(rows).splitlines() == ["| name | us |", "| --- | ---: |", "| one save | 3.00 (2.00-4.00) |"]

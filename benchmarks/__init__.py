@@ -1,1 +1,1 @@
-"""Measure what loupe costs beside hooks written by hand: `python -m benchmarks.run`."""
+"""Measure what loupe costs beside hooks written by hand: `python benchmarks/run.py`."""

@@ -1,14 +1,17 @@
-"""Print what loupe costs beside hooks written by hand: `python -m benchmarks.run [--quick] [--markdown FILE]`."""
+"""Print what loupe costs beside hooks written by hand: `python benchmarks/run.py [--quick] [--markdown FILE]`."""
 
 from __future__ import annotations
 
 import argparse
 import os
 import platform
+import sys
 from pathlib import Path
 
 import torch
 import transformers
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # a script finds its neighbours under their package's name
 
 from benchmarks.linear_stack import LinearStack
 from benchmarks.recording import OperationCosts, measure

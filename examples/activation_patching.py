@@ -1,6 +1,7 @@
 """Find where the bundled model keeps a fact: patch every layer and position between two prompts, and draw what it does.
 
-The method is activation patching (causal tracing): Meng et al., "Locating and Editing Factual Associations in GPT" (2022).
+The method is activation patching (causal tracing):
+Meng et al., "Locating and Editing Factual Associations in GPT" (2022).
 """
 
 from __future__ import annotations
@@ -35,7 +36,11 @@ def main(picture: str = "patching.png") -> None:
 
     print("A block, as the graph that it was recorded to:\n")
     print(tracer.graph, "\n")
-    for name, logits in ((CLEAN, clean_logits), (CORRUPTED, corrupted_logits), (f"{CORRUPTED}, block 8 patched", patched_logits)):
+    for name, logits in (
+        (CLEAN, clean_logits),
+        (CORRUPTED, corrupted_logits),
+        (f"{CORRUPTED}, block 8 patched", patched_logits),
+    ):
         print(f"{name!r:45} -> {top_predictions(model, logits)}")
 
     tokens = model.tokenizer.encode(CORRUPTED)

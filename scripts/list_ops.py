@@ -8,25 +8,25 @@ from torch.overrides import get_ignored_functions, get_overridable_functions
 
 REFUSED_PARTS = (
     "quant", "fbgemm", "miopen", "mkldnn", "cudnn", "storage", "data_ptr", "_copy_", "sym_", "fake_", "batch_norm_",
-    "pin_memory", "is_pinned", "share", "as_strided", "resize", "record_stream", "register_", "module_load", "apply_",
-    "map_", "map2_", "backward", "retain_grad", "requires_grad", "backend", "sparse", "hsmm", "hspmm", "dsmm", "smm",
-    "spmm", "saddmm", "row_indices", "col_indices", "q_scale", "q_zero", "q_per", "qscheme", "int_repr", "coalesce",
-    "lobpcg", "autocast", "has_torch", "set_", "to_mkldnn", "is_shared", "cuda", "ipu", "xpu", "mtia", "maia", "reinforce",
-    "native_", "rnn_", "lstm", "gru", "get_device", "names", "rename", "refine", "align_", "hash_tensor", "dim_order",
-    "item", "tolist", "numpy", "volatile", "data", "slice_inverse", "is_distributed", "is_inference", "conv_tbc",
-    "multi_head_attention_forward", "boolean_dispatch", "handle_torch", "assert_int", "namedtensor", "is_nonzero",
-    "with_distance", "dense",
+    "pin_memory", "is_pinned", "share", "as_strided", "resize", "record_stream", "register_", "module_load",
+    "apply_", "map_", "map2_", "backward", "retain_grad", "requires_grad", "backend", "sparse", "hsmm", "hspmm",
+    "dsmm", "smm", "spmm", "saddmm", "row_indices", "col_indices", "q_scale", "q_zero", "q_per", "qscheme",
+    "int_repr", "coalesce", "lobpcg", "autocast", "has_torch", "set_", "to_mkldnn", "is_shared", "cuda", "ipu",
+    "xpu", "mtia", "maia", "reinforce", "native_", "rnn_", "lstm", "gru", "get_device", "names", "rename", "refine",
+    "align_", "hash_tensor", "dim_order", "item", "tolist", "numpy", "volatile", "data", "slice_inverse",
+    "is_distributed", "is_inference", "conv_tbc", "multi_head_attention_forward", "boolean_dispatch",
+    "handle_torch", "assert_int", "namedtensor", "is_nonzero", "with_distance", "dense",
 )  # fmt: skip
 SPARSE_ONLY = {"indices", "values"}
 KEPT = {"index_copy", "index_copy_", "cuda"}
 VIEWS = set(
-    "adjoint broadcast_tensors broadcast_to chunk conj contiguous detach diagonal dsplit expand expand_as flatten hsplit imag "
-    "moveaxis movedim narrow permute positive ravel real reshape reshape_as resolve_conj resolve_neg select split "
-    "split_with_sizes squeeze swapaxes swapdims t tensor_split to transpose type type_as unbind unflatten unfold "
-    "unsafe_chunk unsafe_split unsafe_split_with_sizes unsqueeze view view_as view_as_complex view_as_real vsplit "
-    "cuda float double half bfloat16 long int short bool byte char cdouble cfloat chalf cpu atleast_1d atleast_2d "
-    "atleast_3d meshgrid dropout alpha_dropout dropout1d dropout2d dropout3d feature_alpha_dropout feature_dropout "
-    "nan_to_num block_diag T H mT mH sum_to_size pad".split()
+    "adjoint broadcast_tensors broadcast_to chunk conj contiguous detach diagonal dsplit expand expand_as flatten "
+    "hsplit imag moveaxis movedim narrow permute positive ravel real reshape reshape_as resolve_conj resolve_neg "
+    "select split split_with_sizes squeeze swapaxes swapdims t tensor_split to transpose type type_as unbind "
+    "unflatten unfold unsafe_chunk unsafe_split unsafe_split_with_sizes unsqueeze view view_as view_as_complex "
+    "view_as_real vsplit cuda float double half bfloat16 long int short bool byte char cdouble cfloat chalf cpu "
+    "atleast_1d atleast_2d atleast_3d meshgrid dropout alpha_dropout dropout1d dropout2d dropout3d "
+    "feature_alpha_dropout feature_dropout nan_to_num block_diag T H mT mH sum_to_size pad".split()
 )
 RANDOM = set(
     "alpha_dropout bernoulli binomial dropout dropout1d dropout2d dropout3d feature_alpha_dropout feature_dropout "
@@ -78,7 +78,9 @@ def main() -> None:
             base = name.rstrip("_")
             if base.endswith("ed") and name in ignored:
                 continue
-            kind = "inplace" if name.endswith("_") else "random" if name in RANDOM else "view" if name in VIEWS else "pure"
+            kind = (
+                "inplace" if name.endswith("_") else "random" if name in RANDOM else "view" if name in VIEWS else "pure"
+            )
             kinds[kind].append(name)
         print(f'    "{space}": {{')
         for kind, members in kinds.items():

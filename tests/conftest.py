@@ -6,6 +6,7 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 import pytest
 import torch
+
 from tests import tiny
 
 torch.set_num_threads(1)
@@ -15,7 +16,11 @@ torch.set_num_threads(1)
 def models_are_left_clean():
     """After every test: no hook and no replaced forward on the shared models, and `list` has no method of ours."""
     yield
-    for model in (tiny.net(), tiny.stack(), *(tiny.hf_model(f) for f in tiny.CONFIGS if tiny.hf_model.cache_info().currsize)):
+    for model in (
+        tiny.net(),
+        tiny.stack(),
+        *(tiny.hf_model(f) for f in tiny.CONFIGS if tiny.hf_model.cache_info().currsize),
+    ):
         assert tiny.hooks_on(model) == 0
     assert not hasattr(list, "save")
     assert not hasattr(dict, "save")

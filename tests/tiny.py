@@ -84,17 +84,15 @@ def stack() -> Stack:
 
 def hooks_on(module: nn.Module) -> int:
     """How many hooks and replaced forwards there are on a module and all below it."""
-    return sum(
-        len(m._forward_hooks) + len(m._forward_pre_hooks) + ("forward" in m.__dict__) for m in module.modules()
-    )
+    return sum(len(m._forward_hooks) + len(m._forward_pre_hooks) + ("forward" in m.__dict__) for m in module.modules())
 
 
 @contextmanager
 def hooked(module: nn.Module, outputs=(), inputs=()):
     """Plain PyTorch hooks for a while: `outputs` and `inputs` map a path to a function of what passes there.
 
-    A function of an output gets the output, a function of an input gets `(args, kwargs)`; what it returns, unless that is None,
-    goes on in place of what it got.
+    A function of an output gets the output, a function of an input gets `(args, kwargs)`; what it returns, unless
+    that is None, goes on in place of what it got.
     """
     handles = []
     for path, change in dict(outputs).items():

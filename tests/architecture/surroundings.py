@@ -10,7 +10,21 @@ import warnings
 import torch
 from torch import nn
 
-CLASSES = (object, type, list, dict, tuple, set, str, int, float, torch.Tensor, nn.Module, nn.Parameter, types.ModuleType)
+CLASSES = (
+    object,
+    type,
+    list,
+    dict,
+    tuple,
+    set,
+    str,
+    int,
+    float,
+    torch.Tensor,
+    nn.Module,
+    nn.Parameter,
+    types.ModuleType,
+)
 MODULES = (builtins, torch, nn, nn.functional, torch.autograd, torch.overrides, nn.modules.module)
 HOOKS = ("excepthook", "displayhook", "unraisablehook", "breakpointhook")
 

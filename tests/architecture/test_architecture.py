@@ -76,7 +76,7 @@ def test_every_file_opens_with_a_sentence(path):
 
 
 def test_the_facade_is_for_users_alone():
-    graph = grimp.build_graph("loupe", exclude_type_checking_imports=True)
+    graph = grimp.build_graph("loupe", exclude_type_checking_imports=True, cache_dir=None)
     assert graph.find_modules_that_directly_import("loupe") == set()
 
 

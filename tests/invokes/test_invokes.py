@@ -2,10 +2,11 @@
 
 import pytest
 import torch
+from torch import nn
+
 from loupe import LanguageModel, Model
 from loupe.errors import BlockError, InputError, LoupeError, OrderError
 from tests import tiny
-from torch import nn
 
 FAMILIES = list(tiny.CONFIGS)
 PROMPTS = ["w5 w9 w12 w3", "w7", "w1 w2 w3 w4 w5 w6 w7 w8 w9", "w40 w50"]
@@ -27,11 +28,15 @@ def alone(family, text, **kwargs):
 
 
 def close(one, other):
-    torch.testing.assert_close(torch.as_tensor(one.value if hasattr(one, "value") else one), other, atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(
+        torch.as_tensor(one.value if hasattr(one, "value") else one), other, atol=1e-4, rtol=1e-4
+    )
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-@pytest.mark.parametrize("prompts", [PROMPTS, PROMPTS[::-1], PROMPTS[1:3], [PROMPTS[1]] * 3], ids=["all", "reversed", "two", "same"])
+@pytest.mark.parametrize(
+    "prompts", [PROMPTS, PROMPTS[::-1], PROMPTS[1:3], [PROMPTS[1]] * 3], ids=["all", "reversed", "two", "same"]
+)
 def test_each_prompt_gives_what_it_gives_alone(family, prompts):
     model = LanguageModel(tiny.hf_model(family), tokenizer=tiny.tokenizer())
     block = f"{tiny.BLOCKS[family]}.1"

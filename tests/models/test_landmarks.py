@@ -39,6 +39,11 @@ def tokenizer():
 
 
 @pytest.fixture(scope="module")
+def held_out(model, tokenizer) -> torch.Tensor:
+    return checks.answer_probabilities(model, tokenizer, facts.split_questions()[1])
+
+
+@pytest.fixture(scope="module")
 def differences(model, tokenizer) -> torch.Tensor:
     return checks.answer_difference(tokenizer, checks.patch_logits(model, tokenizer))
 
@@ -76,7 +81,7 @@ def test_at_least_a_seventh_of_all_pairs_is_held_out_and_every_template_is_seen_
 
 
 def test_no_training_text_answers_a_held_out_pair():
-    text = "\n" + "\n".join(training_module("corpus").documents(20_000, seed=1))
+    text = "\n" + "\n".join(training_module("corpus").documents(6_000, seed=1))
     for question in facts.split_questions()[1]:
         for before in (". ", "? ", "\n"):
             assert f"{before}{question.prompt} {question.fact.answer}" not in text
@@ -86,14 +91,13 @@ def test_every_training_fact_has_probability_over_point_eight(model, tokenizer):
     assert checks.answer_probabilities(model, tokenizer, facts.split_questions()[0]).min() > 0.8
 
 
-def test_every_held_out_pair_has_probability_over_point_eight(model, tokenizer):
-    assert checks.answer_probabilities(model, tokenizer, facts.split_questions()[1]).min() > 0.8
+def test_every_held_out_pair_has_probability_over_point_eight(held_out):
+    assert held_out.min() > 0.8
 
 
 @pytest.mark.parametrize("lead", [checks.LEAD, "<|endoftext|>"])
-def test_every_fact_after_another_text_has_probability_over_point_eight(model, tokenizer, lead):
-    seen, held = facts.split_questions()
-    assert checks.answer_probabilities(model, tokenizer, seen + held, lead).min() > 0.8
+def test_every_held_out_pair_after_another_text_has_probability_over_point_eight(model, tokenizer, lead):
+    assert checks.answer_probabilities(model, tokenizer, facts.split_questions()[1], lead).min() > 0.8
 
 
 def test_paris_and_rome_have_probability_over_point_nine(model, tokenizer):
@@ -143,9 +147,10 @@ def test_greedy_text_begins_with_paris_and_is_made_of_words(model, tokenizer):
     assert text.replace("<|endoftext|>", "").isascii()
 
 
-def test_the_card_states_what_is_measured(model, tokenizer):
+def test_the_card_states_what_is_measured(held_out, differences):
     card = (DATA / "README.md").read_text(encoding="utf-8")
-    figures = checks.measure(model, tokenizer)
-    assert checks.failures(figures) == []
-    assert f"{figures.seen_min:.2f}" in card
-    assert f"{figures.held_min:.2f}" in card
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in card.splitlines() if line.startswith("|")]
+    table = torch.tensor([[float(cell) for cell in row[1:]] for row in rows if row[0].isdigit()])
+    assert torch.allclose(table, differences, rtol=0, atol=0.1)
+    stated = next(float(row[1]) for row in rows if row[0].endswith("held-out pairs"))
+    assert stated == pytest.approx(held_out.min().item(), abs=0.01)

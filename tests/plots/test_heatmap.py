@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+
 from loupe.errors import InputError
 from loupe.plots.heatmap import heatmap
 

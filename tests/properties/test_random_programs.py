@@ -7,6 +7,7 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+
 from loupe import LanguageModel, Model
 from tests import tiny
 
@@ -62,7 +63,7 @@ def inputs_of(family, seed=0, rows=1):
 
 
 def run_with_hooks(family, program, inputs):
-    """The oracle: at each place do the lines that are about it, in the order of the program; keep copies for lines about two places."""
+    """The oracle: at each place do the lines about it, in the order of the program; keep copies for lines about two."""
     module, names = module_of(family), places_of(family)
     copies, kept = {}, {}
 
@@ -127,7 +128,7 @@ def record(envoys, program):
 
 
 def check(family, program, inputs, kept, peeked, out):
-    """Saved values are those of the whole program; a peeked one is that of the lines up to it, for no later line was there."""
+    """Saved values are those of the whole program; a peeked one is that of the lines up to it."""
     want, want_out = run_with_hooks(family, program, inputs)
     for number, value in kept.items():
         torch.testing.assert_close(value.value, want[number], atol=1e-4, rtol=1e-4)

@@ -1,9 +1,11 @@
-"""What a block cannot do is said with the user's line, what was wrong and what to write; nothing else is lost or left behind."""
+"""What a block cannot do is said with the user's line, what was wrong and what to write; nothing else is lost."""
 
 import inspect
 
 import pytest
 import torch
+from torch import nn
+
 from loupe import LanguageModel, Model
 from loupe.errors import (
     BlockError,
@@ -15,7 +17,6 @@ from loupe.errors import (
     WriteError,
 )
 from tests import tiny
-from torch import nn
 
 
 class Fails(nn.Module):
@@ -32,12 +33,12 @@ class Fails(nn.Module):
         return x * 2
 
 
-@pytest.fixture()
+@pytest.fixture
 def x():
     return torch.randn(2, 4, generator=torch.Generator().manual_seed(1))
 
 
-@pytest.fixture()
+@pytest.fixture
 def wide():
     return torch.randn(3, 8, generator=torch.Generator().manual_seed(2))
 
@@ -62,6 +63,7 @@ def test_reading_a_module_that_never_runs_raises_says_what_ran_and_fills_the_res
     assert caught.value.remedy
 
 
+# FAILS: a pass that stops early (at the model's own output too) forgets the writes that it never came to
 def test_writing_a_module_that_never_runs_raises_and_fills_the_rest(x):
     model = Model(tiny.net())
     with pytest.raises(NotReachedError, match=r"never\.output did not run in this pass, so it could not be written"):
@@ -76,6 +78,7 @@ def test_writing_a_module_that_never_runs_raises_and_fills_the_rest(x):
     same(out, tiny.net()(x)["logits"].detach())
 
 
+# FAILS: as above, for the in-place write
 def test_a_call_that_does_not_happen_says_how_often_the_module_runs(x):
     model = Model(tiny.net())
     with pytest.raises(NotReachedError, match=r"shared\.calls\[3\]\.output") as caught:
@@ -185,6 +188,7 @@ def test_none_as_an_output_is_refused_and_never_silently_lost(wide):
             model.output.save()
 
 
+# FAILS: only writes of another shape are remembered for WriteError; the model's IndexError comes out bare
 def test_a_write_of_values_that_break_the_model_says_which_write():
     model = LanguageModel(tiny.hf_model("gpt2"))
     with pytest.raises(WriteError, match=r"transformer\.wte\.input"):
@@ -193,6 +197,7 @@ def test_a_write_of_values_that_break_the_model_says_which_write():
             model.output.save()
 
 
+# FAILS: as above, with torch's RuntimeError about dtypes
 def test_a_write_of_another_dtype_that_breaks_the_model_says_which_write(wide):
     model = Model(tiny.stack())
     with pytest.raises(WriteError, match=r"layers\.0\.output"):
@@ -238,7 +243,7 @@ def test_an_exception_in_the_block_passes_and_leaves_the_model_clean(kind, peek,
                 float(value.sum())
             raise kind
     assert tiny.hooks_on(module) == 0
-    with pytest.raises(UnsavedError, match="never computed|ended with an exception"):
+    with pytest.raises(UnsavedError, match=r"never computed|ended with an exception"):
         value.shape
     with model.trace(wide):
         out = model.output.save()

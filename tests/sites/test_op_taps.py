@@ -2,12 +2,13 @@
 
 import pytest
 import torch
-from loupe import LanguageModel, Model
-from loupe.errors import BlockError, NotReachedError
-from tests import tiny
 from torch import nn
 from torch.nn import functional as F
 from transformers import GPT2Config, GPT2LMHeadModel
+
+from loupe import LanguageModel, Model
+from loupe.errors import BlockError, NotReachedError
+from tests import tiny
 
 
 class Gate(nn.Module):
@@ -35,12 +36,12 @@ class Twice(nn.Module):
         return self.gate(torch.relu(self.gate(x) - 0.3))
 
 
-@pytest.fixture()
+@pytest.fixture
 def x():
     return torch.randn(3, 4, generator=torch.Generator().manual_seed(1))
 
 
-@pytest.fixture()
+@pytest.fixture
 def twice():
     torch.manual_seed(5)
     return Twice()
@@ -238,7 +239,7 @@ def patterns(family):
         return eager(family)(IDS, output_attentions=True).attentions
 
 
-@pytest.fixture()
+@pytest.fixture
 def fast_kernel(monkeypatch):
     """Counts the calls of the fast kernel."""
     calls, plain = [], F.scaled_dot_product_attention
@@ -311,14 +312,17 @@ def test_writing_a_pattern_does_what_a_hook_on_eager_attention_does():
 
     def attend(attention, args, kwargs):
         """GPT-2's attention by its own formula, with head 2 made uniform."""
-        query, key, value = (part.view(1, 5, 4, 8).transpose(1, 2) for part in attention.c_attn(args[0]).split(32, dim=2))
+        query, key, value = (
+            part.view(1, 5, 4, 8).transpose(1, 2) for part in attention.c_attn(args[0]).split(32, dim=2)
+        )
         scores = (query @ key.transpose(-1, -2) / 8**0.5).masked_fill(torch.ones(5, 5).triu(1).bool(), float("-inf"))
         pattern = scores.softmax(-1)
         pattern[:, 2] = uniform
         return attention.c_proj((pattern @ value).transpose(1, 2).reshape(1, 5, 32)), pattern
 
     handle = module.transformer.h[1].attn.register_forward_hook(
-        lambda attention, args, kwargs, output: attend(attention, args or (kwargs["hidden_states"],), kwargs), with_kwargs=True
+        lambda attention, args, kwargs, output: attend(attention, args or (kwargs["hidden_states"],), kwargs),
+        with_kwargs=True,
     )
     with torch.no_grad():
         want = module(IDS).logits

@@ -5,11 +5,12 @@ import warnings
 
 import pytest
 import torch
+from torch import nn
+from transformers.modeling_outputs import BaseModelOutput
+
 from loupe import LanguageModel, Model
 from loupe.errors import BlockError, LoupeError, OrderError, OverwrittenWarning
 from tests import tiny
-from torch import nn
-from transformers.modeling_outputs import BaseModelOutput
 
 
 class Pair(nn.Module):
@@ -38,12 +39,12 @@ class Keywords(nn.Module):
         return one + (two[0] if isinstance(two, tuple) else two) * 10
 
 
-@pytest.fixture()
+@pytest.fixture
 def x():
     return torch.randn(2, 4, generator=torch.Generator().manual_seed(1))
 
 
-@pytest.fixture()
+@pytest.fixture
 def wide():
     return torch.randn(3, 8, generator=torch.Generator().manual_seed(2))
 
@@ -156,6 +157,7 @@ def test_the_entries_of_an_output_can_be_changed_in_place(kind, x):
     same(out, by_hand(module, x, outputs={"pair": change}))
 
 
+# FAILS for tuples and model outputs: operator.setitem runs on the value itself, which refuses it
 @pytest.mark.parametrize("kind", ["tuple", "list", "model_output"])
 def test_an_entry_of_an_output_can_be_assigned(kind, x):
     module, model = keywords(kind), Model(keywords(kind))
@@ -224,7 +226,11 @@ def test_order_does_not_matter(wide):
         model.layers[1].output = model.layers[1].output + model.layers[0].output
         early = model.layers[0].output.save()
     kept = {}
-    change = {"layers.0": lambda o: kept.update(a=o), "layers.1": lambda o: o + kept["a"], "layers.2": lambda o: kept.update(c=o)}
+    change = {
+        "layers.0": lambda o: kept.update(a=o),
+        "layers.1": lambda o: o + kept["a"],
+        "layers.2": lambda o: kept.update(c=o),
+    }
     want = by_hand(module, wide, outputs=change)
     same(out, want)
     same(late, kept["c"])
@@ -301,7 +307,9 @@ def test_a_tensor_of_the_users_own_is_changed_only_where_the_block_says_so(wide)
         model.layers[0].output[:] = mine
         total.add_(model.layers[2].output.sum(0))
     kept = {}
-    by_hand(tiny.stack(), wide, outputs={"layers.0": lambda _: torch.ones(3, 8), "layers.2": lambda o: kept.update(c=o)})
+    by_hand(
+        tiny.stack(), wide, outputs={"layers.0": lambda _: torch.ones(3, 8), "layers.2": lambda o: kept.update(c=o)}
+    )
     assert torch.equal(mine, torch.ones(3, 8))
     same(total, kept["c"].sum(0))
 
@@ -352,6 +360,7 @@ def test_setting_a_parameter_is_refused_and_changes_nothing(wide):
     assert torch.equal(module.layers[0].weight, before)
 
 
+# FAILS: the weights are changed for good, and silently; see Pass._parameter and passes.needed
 @pytest.mark.parametrize(
     "change",
     [

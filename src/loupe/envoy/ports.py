@@ -62,7 +62,7 @@ class Ports(abc.ABC):
     def _read(self, port: Port) -> Any:
         site = self._site(port)
         recorder = self._home.recorder(f"{site}")
-        return recorder.read(site, self._home.view(site))
+        return recorder.read(recorder.at_step(site), self._home.view(site))
 
     def _write(self, port: Port, value: Any) -> None:
         site = self._site(port)
@@ -73,6 +73,7 @@ class Ports(abc.ABC):
                 remedy="write a value like the one that is read there",
                 line=user_line(sys._getframe(2)),
             )
+        site = recorder.at_step(site)
         if self._home.view(site) == "logits":
             value = recorder.apply("loupe.with_logits", (recorder.read(site), value))
         recorder.write(site, value)
@@ -112,7 +113,8 @@ class Calls:
     def __getitem__(self, call: int) -> Call:
         if type(call) is not int or call < 0:
             raise BlockError(
-                f"calls[{call!r}] is no call of {self._path or 'the model'}", remedy="calls count from 0: calls[0], calls[1]"
+                f"calls[{call!r}] is no call of {self._path or 'the model'}",
+                remedy="calls count from 0: calls[0], calls[1]",
             )
         return Call(self._root, self._path, call)
 
@@ -202,4 +204,3 @@ class Operation(Ports):
 
     def __repr__(self) -> str:
         return f"<operation {self._name}[{self._index}] of {self._path or 'the model'}>"
-

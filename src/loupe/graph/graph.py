@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from loupe.errors import Line
-from loupe.graph.node import Const, Node, Ref, Site, map_argument
+from loupe.graph.node import RESULT, Const, Node, Ref, Site, map_argument
 
 
 class Graph:
@@ -44,7 +44,13 @@ class Graph:
     @property
     def sites(self) -> list[Site]:
         """The model's sites that the graph reads or writes, each once, in the order of the block."""
-        return list(dict.fromkeys(node.site for node in self.nodes if node.kind in ("read", "write") and node.site.port != "grad"))
+        return list(
+            dict.fromkeys(
+                node.site
+                for node in self.nodes
+                if node.kind in ("read", "write") and node.site.port != "grad" and node.site.path != RESULT
+            )
+        )
 
     def __str__(self) -> str:
         return "\n".join(self.lines()) or "(empty graph)"
@@ -68,6 +74,7 @@ class Graph:
         args = [self.argument_text(arg) for arg in node.args]
         args += [f"{key}={self.argument_text(arg)}" for key, arg in node.kwargs.items()]
         scope = "" if node.invoke is None else f" @{node.invoke}"
+        scope += "" if node.steps is None else f" each {node.steps}"
         if node.kind == "read":
             return f"%{node.id}{scope} = read {node.site}"
         if node.kind == "write":

@@ -25,10 +25,14 @@ def lint(graph: Graph) -> None:
         if node.kind in ("read", "write") and not _is_site(node.target):
             raise _broken(node, f"node %{place} does not name a site", "give it a Site")
         if node.kind == "apply" and not is_portable(node.target) and node.target not in graph.functions:
-            raise _broken(node, f"node %{place} names the unknown operation {node.target!r}", "use an operation of the opset")
+            raise _broken(
+                node, f"node %{place} names the unknown operation {node.target!r}", "use an operation of the opset"
+            )
         if node.kind == "save":
             if node.target in names:
-                raise _broken(node, f"the name {node.target!r} is saved twice", "give each saved value a name of its own")
+                raise _broken(
+                    node, f"the name {node.target!r} is saved twice", "give each saved value a name of its own"
+                )
             names.add(node.target)
 
 
@@ -43,7 +47,9 @@ def _check_arguments(graph: Graph, node: Node) -> None:
 
     def check(leaf: object) -> object:
         if type(leaf) is Const and not 0 <= leaf.index < len(graph.constants):
-            raise _broken(node, f"node %{node.id} takes constant {leaf.index}, which is not there", "add the constant first")
+            raise _broken(
+                node, f"node %{node.id} takes constant {leaf.index}, which is not there", "add the constant first"
+            )
         return leaf
 
     for arg in (*node.args, *node.kwargs.values()):

@@ -11,7 +11,9 @@ from loupe.errors import Line
 Port = Literal["output", "input", "inputs", "grad"]
 Kind = Literal["read", "write", "apply", "call", "parameter", "save", "backward"]
 Phase = Literal["in", "out", "grad"]
+RESULT = "#result"  # the path of what a run returns as a whole; no module has such a name
 _PHASES: dict[Port, Phase] = {"output": "out", "input": "in", "inputs": "in", "grad": "grad"}
+_PORTS: dict[Phase, Port] = {"in": "input", "out": "output", "grad": "grad"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +30,23 @@ class Const:
     index: int
 
 
+class Steps(NamedTuple):
+    """The steps of a generation that a block is about: those of a slice; `group` tells one such block from another."""
+
+    group: int
+    start: int
+    stop: int | None
+    stride: int = 1
+
+    def of(self, total: int) -> range:
+        """The steps, where there are `total` of them."""
+        return range(*slice(self.start, self.stop, self.stride).indices(total))
+
+    def __str__(self) -> str:
+        stop = "" if self.stop is None else self.stop
+        return f"{self.start}:{stop}" + (f":{self.stride}" if self.stride != 1 else "")
+
+
 class Event(NamedTuple):
     """A moment of a run at which sites are open: a call of a module, or of one operation in it, begins or ends."""
 
@@ -38,8 +57,7 @@ class Event(NamedTuple):
     index: int = 0
 
     def __str__(self) -> str:
-        port: Port = {"in": "input", "out": "output", "grad": "grad"}[self.phase]
-        return str(Site(self.path, port, self.call, self.op, self.index))
+        return str(Site(self.path, _PORTS[self.phase], self.call, self.op, self.index))
 
 
 class Site(NamedTuple):
@@ -59,11 +77,14 @@ class Site(NamedTuple):
     def __str__(self) -> str:
         if self.port == "grad":
             return f"{self.path}.grad" + (f" (backward {self.call})" if self.call else "")
-        return f"{describe_place(self.path, self.call, self.op, self.index)}.{self.port}"
+        place = describe_place(self.path, self.call, self.op, self.index)
+        return place if self.path == RESULT else f"{place}.{self.port}"
 
 
 def describe_place(path: str, call: int, op: str | None, index: int) -> str:
     """The user's words for a module, one of its calls, or one of its operations."""
+    if path == RESULT:
+        return "tracer.result"
     place = path or "model"
     if call:
         place += f".calls[{call}]"
@@ -86,6 +107,7 @@ class Node:
     kwargs: dict[str, Any] = field(default_factory=dict)
     invoke: int | None = None
     line: Line | None = None
+    steps: Steps | None = None
 
     @property
     def site(self) -> Site:

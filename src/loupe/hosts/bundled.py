@@ -19,4 +19,5 @@ def bundled_path(name: str) -> Path | None:
 def bundled_names() -> list[str]:
     """The ids of the bundled models."""
     root = Path(str(files("loupe"))) / "data"
-    return sorted(f"{_PREFIX}{folder.name}" for folder in root.iterdir() if (folder / "config.json").is_file())
+    folders = root.iterdir() if root.is_dir() else ()
+    return sorted(f"{_PREFIX}{folder.name}" for folder in folders if (folder / "config.json").is_file())

@@ -47,8 +47,10 @@ class ModuleHost:
     def load(self) -> None:
         """Modules come with their weights."""
 
-    def merge(self, inputs: Sequence[Input]) -> Batch:
+    def merge(self, inputs: Sequence[Input], generation: dict[str, Any] | None = None) -> Batch:
         """One call for several inputs: tensors joined along dimension 0, everything else the same in all."""
+        if generation is not None:
+            raise InputError("a plain module cannot generate", remedy="use trace(...), or wrap it in LanguageModel")
         if self._collate is not None and len(inputs) > 1:
             args, kwargs, sizes = self._collate([(each.args, each.kwargs) for each in inputs])
             if len(sizes) != len(inputs):
@@ -63,6 +65,14 @@ class ModuleHost:
             args, kwargs, sizes = join(inputs)
         starts = [sum(sizes[:place]) for place in range(len(sizes))]
         return Batch(args, kwargs, tuple(zip(starts, sizes, strict=True)), sum(sizes))
+
+    def call(self, batch: Batch) -> Any:
+        """The forward pass."""
+        return self.module(*batch.args, **batch.kwargs)
+
+    def steps(self, batch: Batch) -> int:
+        """A forward pass is one step."""
+        return 1
 
     def settings(self, graph: Graph, module: nn.Module) -> AbstractContextManager[None]:
         """A plain module is run as it is."""

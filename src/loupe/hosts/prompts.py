@@ -54,7 +54,8 @@ def tokens_of(value: Input, tokenizer: Any) -> Tokens:
         raise InputError("the prompt is empty: it has no tokens", remedy="pass at least one token", line=value.line)
     if given is None:
         given = torch.ones_like(ids)
-    if given.shape[0] != ids.shape[0]:
+    longer = "past_key_values" in extra  # the mask is also about the tokens in the cache
+    if given.shape[0] != ids.shape[0] or (given.dim() == 2 and given.shape[1] != ids.shape[1] and not longer):
         raise _unusable(f"the attention mask has shape {list(given.shape)} for ids {list(ids.shape)}", value.line)
     return Tokens(ids, given, extra, mask is not None or not isinstance(prompt, torch.Tensor))
 
@@ -99,7 +100,7 @@ def _rows(prompt: Any, tokenizer: Any, line: Line | None) -> torch.Tensor | list
             rows.append(_encode(item, tokenizer, line))
         elif isinstance(item, torch.Tensor) and item.dim() == 1:
             rows.append(item.tolist())
-        elif isinstance(item, Sequence) and item and all(isinstance(token, int) for token in item):
+        elif isinstance(item, Sequence) and all(isinstance(token, int) for token in item):
             rows.append(list(item))
         else:
             raise _unusable(f"a list with {type(item).__name__} ({item!r:.40}) in it is no prompt", line)
@@ -154,7 +155,10 @@ def join_tokens(parts: Sequence[Tokens], tokenizer: Any) -> Tokens:
 def _join_extra(name: str, parts: Sequence[Tokens], length: int) -> Any:
     values = [part.extra.get(name) for part in parts]
     first = values[0]
-    rowed = [isinstance(v, torch.Tensor) and v.dim() > 0 and v.shape[0] == p.ids.shape[0] for v, p in zip(values, parts, strict=True)]
+    rowed = [
+        isinstance(v, torch.Tensor) and v.dim() > 0 and v.shape[0] == p.ids.shape[0]
+        for v, p in zip(values, parts, strict=True)
+    ]
     if all(rowed):
         tensors = [v for v in values if isinstance(v, torch.Tensor)]
         along = all(v.dim() > 1 and v.shape[1] == p.ids.shape[1] for v, p in zip(tensors, parts, strict=True))
@@ -171,7 +175,7 @@ def _join_extra(name: str, parts: Sequence[Tokens], length: int) -> Any:
 
 
 def _without_first(labels: torch.Tensor, length: int) -> torch.Tensor:
-    """Labels that will be padded, with the first one taken out: alone nothing predicts it, and padding is not to either."""
+    """Labels that will be padded, without the first one: alone nothing predicts it, and padding is not to either."""
     if labels.shape[1] == length:
         return labels
     return torch.cat([torch.full_like(labels[:, :1], -100), labels[:, 1:]], dim=1)

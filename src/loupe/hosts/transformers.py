@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import os
 import threading
 from collections.abc import Generator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -14,7 +15,7 @@ from torch import nn
 
 from loupe.errors import InputError, LoadError
 from loupe.graph.graph import Graph
-from loupe.graph.node import Ref, Site
+from loupe.graph.node import RESULT, Ref, Site
 from loupe.hosts.bundled import bundled_names, bundled_path
 from loupe.hosts.prompts import Tokens, join_tokens, tokens_of
 from loupe.runtime.host import Batch, Input
@@ -28,7 +29,7 @@ class TransformersHost:
 
     def __init__(
         self,
-        model: str | nn.Module,
+        model: str | os.PathLike[str] | nn.Module,
         *,
         tokenizer: Any = None,
         dispatch: bool = False,
@@ -36,6 +37,8 @@ class TransformersHost:
         options: dict[str, Any] | None = None,
     ) -> None:
         self.lock = threading.RLock()
+        if isinstance(model, os.PathLike):
+            model = os.fspath(model)
         self.name = model if isinstance(model, str) else type(model).__name__
         self.dispatched = True
         self._options = _normalized(options or {})
@@ -45,7 +48,7 @@ class TransformersHost:
             self.tokenizer = tokenizer
             self._check_loaded_model()
         else:
-            self._source = _source_of(model, revision)
+            self._source = _source_of(_named(model), revision)
             self.tokenizer = tokenizer if tokenizer is not None else self._load_tokenizer()
             self.dispatched = False
             self._module = self._build_without_weights()
@@ -78,6 +81,7 @@ class TransformersHost:
             except (OSError, ValueError) as error:
                 raise _not_loadable(self.name, error) from error
             loaded.eval()
+            _carry_over(self._module, loaded)
             self._module = loaded
             self.dispatched = True
 
@@ -103,7 +107,9 @@ class TransformersHost:
             config = AutoConfig.from_pretrained(**self._source, **options)
         except (OSError, ValueError) as error:
             raise _not_loadable(self.name, error) from error
-        building = {k: v for k, v in self._options.items() if k in ("attn_implementation", "dtype", "trust_remote_code")}
+        building = {
+            k: v for k, v in self._options.items() if k in ("attn_implementation", "dtype", "trust_remote_code")
+        }
         if building.get("dtype") == "auto":
             building.pop("dtype")
         with torch.device("meta"):
@@ -121,14 +127,17 @@ class TransformersHost:
 
     # -- prompts -------------------------------------------------------------------------------------------------------
 
-    def merge(self, inputs: Sequence[Input]) -> Batch:
+    def merge(self, inputs: Sequence[Input], generation: dict[str, Any] | None = None) -> Batch:
         """One call for several prompts, padded on the left, with position ids where a row is padded.
+
+        With `generation` it is a call of `generate` with these options, which counts positions itself.
 
         Raises InputError for an empty prompt, and for one that is longer than the model's table of positions.
         """
         parts = [tokens_of(each, self.tokenizer) for each in inputs]
         for part, each in zip(parts, inputs, strict=True):
             self._check_length(part, each)
+            self._check_vocabulary(part, each)
         try:
             joined = join_tokens(parts, self.tokenizer)
         except InputError as error:
@@ -138,13 +147,34 @@ class TransformersHost:
         accepted = self._accepted()
         if joined.has_mask and "attention_mask" in accepted:
             kwargs["attention_mask"] = joined.mask.to(device)
-        if joined.padded and "position_ids" in accepted and "position_ids" not in joined.extra:
+        if joined.padded and generation is None and "position_ids" in accepted and "position_ids" not in joined.extra:
             kwargs["position_ids"] = positions(joined.mask).to(device)
         for name, value in joined.extra.items():
             kwargs[name] = value.to(device) if isinstance(value, torch.Tensor) else value
         sizes = [part.ids.shape[0] for part in parts]
         starts = [sum(sizes[:place]) for place in range(len(sizes))]
-        return Batch((), kwargs, tuple(zip(starts, sizes, strict=True)), sum(sizes))
+        rows = tuple(zip(starts, sizes, strict=True))
+        if generation is None:
+            return Batch((), kwargs, rows, sum(sizes))
+        return Batch((), {**kwargs, **generation}, rows, sum(sizes), "generate")
+
+    def call(self, batch: Batch) -> Any:
+        """The forward pass, or a generation."""
+        run: Any = self._module.generate if batch.method == "generate" else self._module
+        return run(*batch.args, **batch.kwargs)
+
+    def steps(self, batch: Batch) -> int:
+        """The most new tokens that a generation can have, as the transformers library counts them."""
+        if batch.method != "generate":
+            return 1
+        config = batch.kwargs.get("generation_config") or getattr(self._module, "generation_config", None)
+        new = batch.kwargs.get("max_new_tokens")
+        most = batch.kwargs.get("max_length")
+        if new is None and most is None:
+            new, most = getattr(config, "max_new_tokens", None), getattr(config, "max_length", None)
+        if new is not None:
+            return int(new)
+        return max(int(most or 20) - batch.kwargs["input_ids"].shape[1], 1)
 
     def _accepted(self) -> set[str]:
         return set(inspect.signature(self._module.forward).parameters)
@@ -163,11 +193,26 @@ class TransformersHost:
         length = int(part.mask.sum(-1).max())
         if not isinstance(most, int) or length <= most:
             return
-        tables = (m for name, m in self._module.named_modules() if isinstance(m, nn.Embedding) and ("pos" in name or "wpe" in name))
+        tables = (
+            m
+            for name, m in self._module.named_modules()
+            if isinstance(m, nn.Embedding) and ("pos" in name or "wpe" in name)
+        )
         if any(most <= table.num_embeddings <= most + 2 for table in tables):
             raise InputError(
                 f"the prompt has {length} tokens, and the model has positions for {most}",
                 remedy="shorten the prompt, or split it over several invokes",
+                line=each.line,
+            )
+
+    def _check_vocabulary(self, part: Tokens, each: Input) -> None:
+        get = getattr(self._module, "get_input_embeddings", None)
+        size = getattr(get() if get is not None else None, "num_embeddings", None)
+        lowest, highest = int(part.ids.min()), int(part.ids.max())
+        if isinstance(size, int) and not 0 <= lowest <= highest < size:
+            raise InputError(
+                f"the token id {lowest if lowest < 0 else highest} is not in the model's vocabulary of {size}",
+                remedy="pass ids from the model's own tokenizer",
                 line=each.line,
             )
 
@@ -192,7 +237,7 @@ class TransformersHost:
         attentions: set[int] = set()
         for node in graph:
             if node.kind in ("read", "write"):
-                if node.gradient_of is not None:
+                if node.gradient_of is not None or node.site.path == RESULT:
                     continue
                 site = node.site
                 if site.path.rpartition(".")[2] in _DROPOUTS:
@@ -241,7 +286,9 @@ def positions(mask: torch.Tensor) -> torch.Tensor:
 @contextmanager
 def eager_attention(module: nn.Module) -> Generator[None]:
     """Let a model compute attention patterns as tensors for a while."""
-    configs: dict[int, Any] = {id(m.config): m.config for m in module.modules() if hasattr(getattr(m, "config", None), "_attn_implementation")}
+    configs: dict[int, Any] = {
+        id(m.config): m.config for m in module.modules() if hasattr(getattr(m, "config", None), "_attn_implementation")
+    }
     before = [(config, config._attn_implementation_internal) for config in configs.values()]
     try:
         for config in configs.values():
@@ -256,6 +303,23 @@ def _normalized(options: dict[str, Any]) -> dict[str, Any]:
     if "torch_dtype" in options:
         options["dtype"] = options.pop("torch_dtype")
     return {key: value for key, value in options.items() if value is not None}
+
+
+def _carry_over(before: nn.Module, after: nn.Module) -> None:
+    """Modules that the user attached before the weights were there."""
+    known = dict(after.named_modules(remove_duplicate=False))
+    for path, module in before.named_modules(remove_duplicate=False):
+        parent, _, name = path.rpartition(".")
+        if path not in known and parent in known:
+            known[parent].add_module(name, module)
+
+
+def _named(model: Any) -> str:
+    if not isinstance(model, str):
+        raise LoadError(
+            f"{type(model).__name__} is no language model", remedy="pass a Hub id, a local path, or a loaded model"
+        )
+    return model
 
 
 def _source_of(name: str, revision: str | None) -> dict[str, Any]:

@@ -2,14 +2,42 @@
 
 from __future__ import annotations
 
+import os
+import sys
 from typing import Any
 
 from torch import nn
 
 from loupe.envoy.model import Root
+from loupe.envoy.ports import Ports
+from loupe.graph.node import RESULT, Port, Site
 from loupe.hosts.transformers import TransformersHost
 from loupe.runtime.host import Input
+from loupe.trace.generation import Generation
 from loupe.trace.proxy import isinstance_proxy
+from loupe.trace.source import user_line
+
+
+def bare(value: Any) -> Any:
+    """The value of a saved proxy; anything else as it is."""
+    return value.value if isinstance_proxy(value) else value
+
+
+class Generator(Ports):
+    """The run of a block as a whole, as something with an output."""
+
+    def __init__(self, home: Root) -> None:
+        self._root = home
+
+    @property
+    def _home(self) -> Root:
+        return self._root
+
+    def _site(self, port: Port) -> Site:
+        return Site(RESULT, "output")
+
+    def _read(self, port: Port) -> Any:
+        return self._home.recorder("model.generator.output").read(Site(RESULT, "output"))
 
 
 class LanguageModel(Root):
@@ -31,7 +59,7 @@ class LanguageModel(Root):
 
     def __init__(
         self,
-        model: str | nn.Module,
+        model: str | os.PathLike[str] | nn.Module,
         *,
         tokenizer: Any = None,
         dispatch: bool = False,
@@ -57,10 +85,38 @@ class LanguageModel(Root):
         self._language_host.load()
 
     def _plain_call(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        args = tuple(arg.value if isinstance_proxy(arg) else arg for arg in args)
-        self._language_host.load()
-        batch = self._language_host.merge([Input(args, kwargs)])
-        return self._language_host.module(**batch.kwargs)
+        host = self._language_host
+        host.load()
+        return host.call(host.merge([Input(tuple(map(bare, args)), kwargs)]))
+
+    def generate(self, *args: Any, **options: Any) -> Any:
+        """Generate from a prompt: a block where it is entered with `with`, the ids `[batch, seq]` where it is used plainly.
+
+        >>> with model.generate("The Eiffel Tower is in", max_new_tokens=3) as tracer:
+        ...     with tracer.all():
+        ...         model.transformer.h[5].output[0][:, -1] *= 0.9
+        ...     ids = tracer.result.save()
+
+        `options` are those of `transformers` generation. Inside an open block it turns the run of that block into a
+        generation and gives its token ids, as a value of the block.
+        """
+        recorder = self.open_recorder()
+        if recorder is not None:
+            recorder.execution.generate(options)
+            return recorder.read(Site(RESULT, "output"))
+        prompt = {name: options.pop(name) for name in ("input_ids", "attention_mask", "prompt") if name in options}
+        tracer = self.open_block("", args, prompt, user_line(sys._getframe(1)), options)
+        return Generation(tracer, lambda: self._plain_generation(args, prompt, options))
+
+    def _plain_generation(self, args: tuple[Any, ...], prompt: dict[str, Any], options: dict[str, Any]) -> Any:
+        host = self._language_host
+        host.load()
+        return host.call(host.merge([Input(tuple(map(bare, args)), prompt)], options))
+
+    @property
+    def generator(self) -> Generator:
+        """The generation of a block: `model.generator.output` is its token ids."""
+        return Generator(self)
 
     def __repr__(self) -> str:
         state = "" if self.dispatched else "\n# weights are loaded at the first run"

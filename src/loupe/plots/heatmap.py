@@ -28,8 +28,8 @@ def heatmap(
     >>> figure = heatmap(torch.randn(12, 5), columns=["The", " E", "iff", "el", " Tower"], title="patching",
     ...                  quantity="logit difference", file="patching.png")
 
-    `quantity` names what is drawn, beside the colour bar. `rows` defaults to 0, 1, 2, …, the first one at the top. `file` is
-    where a picture is written, in the format of its suffix. Needs matplotlib (`pip install loupe[plots]`).
+    `quantity` names what is drawn, beside the colour bar. `rows` defaults to 0, 1, 2, …, the first one at the top.
+    `file` is where a picture is written, in the format of its suffix. Needs matplotlib (`pip install loupe[plots]`).
     Raises InputError where the names do not fit the values.
     """
     import numpy as np
@@ -37,7 +37,9 @@ def heatmap(
 
     table = np.asarray(values, dtype=float)
     if table.ndim != 2 or 0 in table.shape:
-        raise InputError(f"a heat map is drawn of a table, not of shape {list(table.shape)}", remedy="pass [rows, columns]")
+        raise InputError(
+            f"a heat map is drawn of a table, not of shape {list(table.shape)}", remedy="pass [rows, columns]"
+        )
     names = [str(row) for row in rows] if rows is not None else [str(row) for row in range(table.shape[0])]
     if len(columns) != table.shape[1] or len(names) != table.shape[0]:
         raise InputError(

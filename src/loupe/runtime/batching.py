@@ -114,7 +114,10 @@ def widen(whole: Any, part: Any, axes: tuple[int, ...], rows: Rows, invoke: int,
                 f"{event} is written with {shape}, where this prompt's rows are {list(expected)}",
                 remedy="prompts of one batch are padded on the left to one length; write a value of that shape",
             )
-        before, after = leaf.narrow(axis, 0, start * each), leaf.narrow(axis, (start + size) * each, leaf.shape[axis] - (start + size) * each)
+        before, after = (
+            leaf.narrow(axis, 0, start * each),
+            leaf.narrow(axis, (start + size) * each, leaf.shape[axis] - (start + size) * each),
+        )
         widened.append(torch.cat([before, new.to(leaf.dtype).to(leaf.device), after], dim=axis))
     return tree_unflatten(widened, spec)
 

@@ -93,7 +93,9 @@ class Describer:
             if earlier.kind != "write":
                 continue
             if earlier.site == site and earlier.invoke == node.invoke:
-                return self._known[earlier.id] if earlier.id in self._known else self._value(earlier.id, scan, rows, axes)
+                return (
+                    self._known[earlier.id] if earlier.id in self._known else self._value(earlier.id, scan, rows, axes)
+                )
             self._check_shape_kept(earlier, scan, rows, axes)
         if site.event not in scan.values:
             raise Undescribed(f"{site} was not reached without data: {scan.error}")

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from loupe.errors import LoupeError, WriteError
-from loupe.graph.node import Event, Node, constants_in
+from loupe.graph.node import RESULT, Event, Node, constants_in
 from loupe.runtime.batching import Rows
 from loupe.runtime.host import Batch, Host
 from loupe.runtime.interpreter import Interpreter, Surroundings, Tap
@@ -97,9 +97,7 @@ class Pass:
         values = self.interpreter.values
         refs = [ref for ref in plan.graph[node_id].refs() if ref in values]
         storages = {found for ref in refs for found in storages_of(values[ref])}
-        return [
-            read for read in plan.changed_sites(node_id) if read in values and share_memory(values[read], storages)
-        ]
+        return [read for read in plan.changed_sites(node_id) if read in values and share_memory(values[read], storages)]
 
     def _has_passed(self, event: Event) -> bool:
         if any(site.event == event for site in self._open):
@@ -139,7 +137,7 @@ class Pass:
 
     def _call_host(self) -> None:
         try:
-            self._host.module(*self._batch.args, **self._batch.kwargs)
+            result = self._host.call(self._batch)
         except LoupeError:
             raise
         except Exception as error:
@@ -150,6 +148,7 @@ class Pass:
                 remedy="write a value of the shape that is read there",
                 line=None,
             ) from error
+        self._visit(Event(RESULT, "out", 0), result)
 
     def _visit(self, event: Event, value: Any) -> OpenSite | None:
         """What a tap does: stop here if the plan names this moment, do what is due, and give the changed value back."""
@@ -210,7 +209,6 @@ class Pass:
 
     def _silence(self, _path: str) -> AbstractContextManager[None]:
         return self._taps.silence()
-
 
 
 def needs_grad(plan: Plan) -> bool:

@@ -63,13 +63,18 @@ def run_backward(
     Only `leaves` (the user's own parameters) collect `.grad`, as after `loss.backward()`; the model's weights do not.
     """
     targets = list(targets)
-    inputs = list({id(t): t for t in [target.rows.whole if target.rows else target.tensor for target in targets] + leaves}.values())
+    inputs = list(
+        {
+            id(t): t for t in [target.rows.whole if target.rows else target.tensor for target in targets] + leaves
+        }.values()
+    )
     inputs = [tensor for tensor in inputs if tensor.requires_grad]
     if not isinstance(loss, torch.Tensor) or not loss.requires_grad or not inputs:
         what = "the loss" if not inputs else "a value whose gradient is asked for"
         raise OperationError(
             f"backward has nothing to reach: {what} does not depend on anything that requires a gradient",
-            remedy="derive the loss from the model's values; frozen models need x.requires_grad = True on an early value",
+            remedy="derive the loss from the model's values; "
+            "frozen models need x.requires_grad = True on an early value",
             line=line,
         )
     handles = [_hook(target, visit) for target in targets if target.tensor.requires_grad]
@@ -104,7 +109,9 @@ def _hook(target: Target, visit: Callable[[OpenGradient], None]) -> Any:
                 visit(site)
             if site.value is not part:
                 part.copy_(site.value)
-        if target.keep and rows is not None:  # torch keeps it itself, but not for rows that the model does not go through
+        if (
+            target.keep and rows is not None
+        ):  # torch keeps it itself, but not for rows that the model does not go through
             kept = target.tensor.grad
             target.tensor.grad = part.clone() if kept is None else kept + part
         return whole

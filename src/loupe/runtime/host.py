@@ -32,6 +32,7 @@ class Batch:
     kwargs: dict[str, Any]
     rows: tuple[tuple[int, int], ...] = ()
     total: int = field(default=0)
+    method: str = "forward"
 
 
 class Host(Protocol):
@@ -53,8 +54,16 @@ class Host(Protocol):
         """Bring the weights, where they are not there yet."""
         ...
 
-    def merge(self, inputs: Sequence[Input]) -> Batch:
-        """One call for several inputs; raises InputError for what cannot be used."""
+    def merge(self, inputs: Sequence[Input], generation: dict[str, Any] | None = None) -> Batch:
+        """One call for several inputs, a generation where options for one are given; raises InputError."""
+        ...
+
+    def call(self, batch: Batch) -> Any:
+        """Run the batch: the forward pass, or the method that the batch names."""
+        ...
+
+    def steps(self, batch: Batch) -> int:
+        """The most steps that a generation can have; 1 for a forward pass."""
         ...
 
     def settings(self, graph: Graph, module: nn.Module) -> AbstractContextManager[None]:

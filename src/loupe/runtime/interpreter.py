@@ -219,7 +219,12 @@ class Interpreter:
         assert self.plan is not None
         plan, graph = self.plan, self.plan.graph
         order = graph.backwards.index(node.id)
-        kept = {ref for n in graph if n.kind == "apply" and n.target == "loupe.retain_grad" and n.id < node.id for ref in n.refs()}
+        kept = {
+            ref
+            for n in graph
+            if n.kind == "apply" and n.target == "loupe.retain_grad" and n.id < node.id
+            for ref in n.refs()
+        }
         targets = []
         for value in plan.gradients[node.id]:
             event = Event(f"%{value}", "grad", order)
@@ -280,10 +285,9 @@ class Interpreter:
 
     def _move_constants(self, node: Node, args: list[Any]) -> list[Any]:
         """Bring constants to the device of the values that they meet."""
-        device = next(
-            (value.device for arg, value in zip(node.args, args, strict=True) if type(arg) is Ref and isinstance(value, torch.Tensor)),
-            None,
-        )  # fmt: skip
+        pairs = zip(node.args, args, strict=True)
+        met = (value.device for arg, value in pairs if type(arg) is Ref and isinstance(value, torch.Tensor))
+        device = next(met, None)
         if device is None:
             return args
         for place, (arg, value) in enumerate(zip(node.args, args, strict=True)):

@@ -13,6 +13,7 @@ from torch import nn
 from loupe.errors import InputError, Line, LoupeError, NotReachedError, nearest
 from loupe.graph.graph import Graph
 from loupe.graph.node import Event, Node
+from loupe.graph.steps import Unrolled, unroll
 from loupe.runtime.batching import Rows
 from loupe.runtime.describe import Describer, Undescribed
 from loupe.runtime.forward import Pass
@@ -44,6 +45,7 @@ class LocalRun:
         self._graph = graph
         self._scanner = scanner
         self._inputs: list[Input] = []
+        self._generation: dict[str, Any] | None = None
         self._batch: Batch | None = None
         self._axes: SiteAxes | None = None
         self._pass: Pass | None = None
@@ -63,11 +65,24 @@ class LocalRun:
         self._end_pass()
         return len(self._inputs) - 1
 
+    def generate(self, options: dict[str, Any]) -> None:
+        """Turn the run into a generation with these options of the host."""
+        if self._inputs:
+            self._host.merge(self._inputs, options)
+        self._generation = options
+        self._end_pass()
+
+    def steps(self) -> int:
+        """The most steps that the run can have."""
+        return self._host.steps(self._run_batch())
+
     def peek(self, node: int) -> Any:
         """The real value of a node, by letting the pass proceed to it."""
+        flat = self._unrolled()
+        node = flat.last[node]
         if self._pass is not None and node in self._pass.interpreter.values:
             return self._pass.interpreter.values[node]
-        plan = make_plan(self._graph, wanted=[node], keep=range(len(self._graph)))
+        plan = make_plan(flat.graph, wanted=[node], keep=range(len(flat.graph)))
         self._proceed(plan, last=False)
         assert self._pass is not None
         if node not in self._pass.interpreter.done:
@@ -114,14 +129,14 @@ class LocalRun:
 
     def finish(self) -> Outcome:
         """Run the graph to its end."""
-        plan = make_plan(self._graph)
         try:
             if not self._inputs:
-                if not plan.live:
+                if not len(self._graph):
                     return Outcome({})
                 raise InputError(
                     "the block has no input", remedy="pass a prompt to trace(...), or use tracer.invoke(prompt)"
                 )
+            plan = make_plan(self._unrolled().graph)
             self._proceed(plan, last=True)
             assert self._pass is not None
             interpreter = self._pass.interpreter
@@ -164,7 +179,7 @@ class LocalRun:
             _set_random_state(self._random)
         elif pausable:
             self._random = _random_state()
-        self._pass = Pass(self._host, self._modules, self._merged(), self._site_axes(), pausable=pausable)
+        self._pass = Pass(self._host, self._modules, self._run_batch(), self._site_axes(), pausable=pausable)
 
     def _know_rows(self, plan: Plan) -> None:
         """Find the rows of every site that one prompt of several is about, before a pass needs them."""
@@ -172,7 +187,7 @@ class LocalRun:
             return
         batch = self._merged()
         rows = Rows(batch.rows, batch.total)
-        split = [e for e, nodes in plan.gates.items() if any(not rows.covers_all(self._graph[n].invoke) for n in nodes)]
+        split = [e for e, nodes in plan.gates.items() if any(not rows.covers_all(plan.graph[n].invoke) for n in nodes)]
         self._site_axes().prepare(split)
 
     def _end_pass(self) -> None:
@@ -197,6 +212,13 @@ class LocalRun:
             self._batch = self._host.merge(self._inputs)
         return self._batch
 
+    def _run_batch(self) -> Batch:
+        return self._merged() if self._generation is None else self._host.merge(self._inputs, self._generation)
+
+    def _unrolled(self) -> Unrolled:
+        stepwise = any(node.steps is not None for node in self._graph)
+        return unroll(self._graph, self.steps() if stepwise else 1)
+
     def _site_axes(self) -> SiteAxes:
         if self._axes is None:
             self._axes = SiteAxes(self._host, self._modules, self._graph, self._inputs, self._scan, self._end_pass)
@@ -213,8 +235,9 @@ class LocalRun:
 
     def _first_missed(self, plan: Plan, ended: Pass) -> LoupeError | None:
         for node_id in sorted(plan.live - ended.interpreter.done):
-            if plan.graph[node_id].kind in ("read", "write"):
-                return self._missed(plan.graph[node_id])
+            node = plan.graph[node_id]
+            if node.kind in ("read", "write") and not (self._generation is not None and node.site.call):
+                return self._missed(node)
         return None
 
     def _not_reached(self, plan: Plan, ended: Pass, node: int) -> LoupeError:

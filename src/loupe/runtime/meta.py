@@ -27,7 +27,7 @@ def _drop_data(tensor: torch.Tensor) -> torch.Tensor:
 
 
 class MetaMode(TorchDispatchMode):
-    """Where a tensor without data meets one with data, go on without; integers that decide the flow stay real till then."""
+    """Where a tensor without data meets one with data, go on without; integers that decide the flow stay real."""
 
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
@@ -102,7 +102,13 @@ class Scanner:
         inner = path.removeprefix(self._prefix).lstrip(".") if self._prefix else path
         return self.twin().get_submodule(inner)
 
-    def scan(self, batch: Batch, settings: Callable[[nn.Module], AbstractContextManager[None]], key: str, watch: tuple[str, ...]) -> Scan:
+    def scan(
+        self,
+        batch: Batch,
+        settings: Callable[[nn.Module], AbstractContextManager[None]],
+        key: str,
+        watch: tuple[str, ...],
+    ) -> Scan:
         """What passes at every module, and at the operations of the modules in `watch`."""
         signature = (_signature((batch.args, batch.kwargs)), key, watch)
         found = self._cache.get(signature)
@@ -112,7 +118,9 @@ class Scanner:
             found = self._cache[signature] = self._run(batch, settings, watch)
         return found
 
-    def _run(self, batch: Batch, settings: Callable[[nn.Module], AbstractContextManager[None]], watch: tuple[str, ...]) -> Scan:
+    def _run(
+        self, batch: Batch, settings: Callable[[nn.Module], AbstractContextManager[None]], watch: tuple[str, ...]
+    ) -> Scan:
         scan = Scan()
 
         def visit(event: Event, value: Any) -> OpenSite | None:

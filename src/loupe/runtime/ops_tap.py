@@ -14,7 +14,9 @@ from torch.overrides import TorchFunctionMode
 
 from loupe.errors import Line
 
-_SKIPPED = frozenset(("__get__", "__set__", "__delete__", "size", "dim", "numel", "__len__", "is_floating_point", "__bool__"))
+_SKIPPED = frozenset(
+    ("__get__", "__set__", "__delete__", "size", "dim", "numel", "__len__", "is_floating_point", "__bool__")
+)
 
 
 @dataclass(frozen=True, slots=True)

@@ -57,7 +57,7 @@ class Plan:
         return [index for kind, index in self.memory.mutates[change] if kind == "node" and index in self.sites_read]
 
     def _widened(self, roots: frozenset[tuple[str, int]]) -> frozenset[tuple[str, int]]:
-        """Values of two sites may be one tensor (a block's output, the next one's input): one stands for all of them."""
+        """Values of two sites may be one tensor (a block's output, the next one's input): one stands for all."""
         if any(kind == "node" and index in self.sites_read for kind, index in roots):
             return roots | {("node", read) for read in self.sites_read}
         return roots

@@ -10,7 +10,7 @@ from torch import nn
 from torch.utils._pytree import tree_flatten
 
 from loupe.graph.graph import Graph
-from loupe.graph.node import Event
+from loupe.graph.node import RESULT, Event
 from loupe.runtime.batching import MIXED, SHARED, axes_from_shapes, leaf_shapes
 from loupe.runtime.host import Batch, Host, Input
 from loupe.runtime.meta import Scan
@@ -19,7 +19,7 @@ from loupe.runtime.tensors import map_tensors
 
 
 class SiteAxes:
-    """The axes of sites for one set of inputs; from scans without data, or from real passes where data decides the flow."""
+    """The axes of sites for one set of inputs: from scans without data, or real passes where data decides the flow."""
 
     def __init__(
         self,
@@ -46,6 +46,14 @@ class SiteAxes:
 
     def prepare(self, events: Iterable[Event]) -> None:
         """Find the axes of several events together."""
+        for event in events:
+            if event.phase == "out" and event.path == RESULT:
+                self._known[event] = (0,)  # token ids: the rows of the batch
+            elif event.phase == "grad":
+                self._known[event] = ()
+            elif event.call and event.op is None:  # a later step has the same axes as the first call
+                first = event._replace(call=0)
+                self._known[event] = self.of(first)
         missing = [event for event in dict.fromkeys(events) if event not in self._known]
         if not missing:
             return
@@ -111,7 +119,7 @@ class SiteAxes:
 
 
 def _changed(batch: Batch, start: int) -> Batch:
-    """The batch with other rows from `start` on: reversed along their last axis (integers) or turned around (numbers)."""
+    """The batch with other rows from `start` on: reversed along their last axis (integers) or mirrored (numbers)."""
 
     def change(tensor: torch.Tensor) -> torch.Tensor:
         if tensor.dim() == 0 or tensor.shape[0] != batch.total:

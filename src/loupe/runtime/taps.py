@@ -11,7 +11,7 @@ from torch import nn
 from torch.utils._pytree import tree_leaves
 
 from loupe.errors import RowsError
-from loupe.graph.node import Event, Node
+from loupe.graph.node import RESULT, Event, Node
 from loupe.ops.views import first_input
 from loupe.runtime.batching import Rows, narrow, widen
 from loupe.runtime.gradients import Slice
@@ -107,7 +107,7 @@ class Taps:
         phases: dict[str, set[str]] = {}
         watched: dict[str, set[Event]] = {}
         for event in (*events, *stand_ins.values()):
-            if event.phase == "grad":
+            if event.phase == "grad" or event.path == RESULT:
                 continue
             if event.op is not None:
                 watched.setdefault(event.path, set()).add(event)

@@ -89,9 +89,7 @@ def _torch_state() -> Callable[[], Any]:
     """Take down what torch keeps per thread; the result sets it in another one."""
     grad = torch.is_grad_enabled()
     inference = torch.is_inference_mode_enabled()
-    autocast = [
-        (kind, torch.get_autocast_dtype(kind)) for kind in ("cpu", "cuda") if torch.is_autocast_enabled(kind)
-    ]
+    autocast = [(kind, torch.get_autocast_dtype(kind)) for kind in ("cpu", "cuda") if torch.is_autocast_enabled(kind)]
     device = torch.get_default_device()
     stream = torch.cuda.current_stream() if torch.cuda.is_available() and torch.cuda.is_initialized() else None
 

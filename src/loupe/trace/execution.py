@@ -38,6 +38,14 @@ class Execution(Protocol):
         """The value of a node as tensors without data (shape and dtype), or a peek where that cannot be known."""
         ...
 
+    def generate(self, options: dict[str, Any]) -> None:
+        """Turn the run into a generation with these options."""
+        ...
+
+    def steps(self) -> int:
+        """The most steps that the run can have."""
+        ...
+
     def device(self, node: int) -> torch.device:
         """Where the value of a node will be."""
         ...

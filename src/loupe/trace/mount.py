@@ -1,7 +1,7 @@
 """Make `list().save()` and `dict().save()` work for the length of a block, and take the method away afterwards.
 
-Builtin types refuse new attributes from Python; their dictionary is reached through the garbage collector, and the type's
-method cache is told.
+Builtin types refuse new attributes from Python; their dictionary is reached through the garbage collector, and the
+type's method cache is told.
 """
 
 from __future__ import annotations

@@ -32,11 +32,13 @@ _STRUCT_FIELDS = frozenset(("max", "min", "sign", "inverse"))
 class Cell:
     """Where the value of a saved node is put when the block has run."""
 
-    __slots__ = ("filled", "value")
+    __slots__ = ("filled", "most", "steps", "value")
 
     def __init__(self) -> None:
         self.filled = False
         self.value: Any = None
+        self.most = 0
+        self.steps: dict[int, Any] = {}
 
 
 class Proxy:
@@ -195,6 +197,11 @@ class Proxy:
         value = self.value
         array = value.detach().cpu().numpy() if isinstance(value, torch.Tensor) else np.asarray(value)
         return array if dtype is None else array.astype(dtype)
+
+    def __array_wrap__(self, array: Any, context: Any = None, return_scalar: bool = False) -> Any:
+        if not self._recorder.open and isinstance(self.value, torch.Tensor):
+            return torch.as_tensor(array)  # numpy functions of a tensor give tensors
+        return array[()] if return_scalar else array
 
     def __len__(self) -> int:
         return len(_describe(self)) if self._recorder.open else len(self.value)
@@ -366,7 +373,9 @@ def _unsaved(proxy: Proxy) -> UnsavedError:
             line=_line_of(proxy),
         )
     return UnsavedError(
-        "this value was not saved, so it is gone with its block", remedy="add .save() to this line", line=_line_of(proxy)
+        "this value was not saved, so it is gone with its block",
+        remedy="add .save() to this line",
+        line=_line_of(proxy),
     )
 
 
@@ -381,7 +390,7 @@ def _check_attribute(proxy: Proxy, name: str) -> None:
 
 def _open_recorder(value: Any) -> Recorder | None:
     kind = type(value)
-    if kind is Proxy or kind is HiddenStatesProxy:
+    if issubclass(kind, Proxy):
         return value._recorder if value._recorder.open else None
     if kind is tuple or kind is list:
         for item in value:
@@ -398,7 +407,7 @@ def _open_recorder(value: Any) -> Recorder | None:
 def _unwrap(value: Any) -> Any:
     """Replace proxies by their values, through containers."""
     kind = type(value)
-    if kind is Proxy or kind is HiddenStatesProxy:
+    if issubclass(kind, Proxy):
         return value.value
     if kind is tuple or kind is list:
         return kind([_unwrap(item) for item in value])

@@ -11,15 +11,19 @@ import torch
 
 from loupe.errors import BlockError, Line
 from loupe.graph.graph import Graph
-from loupe.graph.node import Const, Event, Node, Ref, Site
+from loupe.graph.node import Const, Event, Node, Ref, Site, Steps
+from loupe.graph.steps import step_name
 from loupe.ops.table import function_name
+from loupe.trace.containers import find_proxies, replace_proxies
 from loupe.trace.execution import Execution
 from loupe.trace.proxy import Cell, HiddenStatesProxy, Proxy
 from loupe.trace.source import user_line
 
 _INLINE = frozenset(
-    (int, float, bool, complex, str, type(None), type(Ellipsis))
-    + (torch.dtype, torch.device, torch.layout, torch.memory_format)
+    (
+        *(int, float, bool, complex, str, type(None), type(Ellipsis)),
+        *(torch.dtype, torch.device, torch.layout, torch.memory_format),
+    )
 )
 _open = threading.local()
 
@@ -48,12 +52,16 @@ class Recorder:
         self.failed = False
         self.invoke: int | None = None
         self.in_invoke = False
+        self.step = 0
+        self.steps: Steps | None = None
+        self.shifts: dict[str, int] = {}
+        self._groups = 0
         self.backward: int | None = None
         self.parameter_gradients = False
         self.cells: dict[str, Cell] = {}
         self.containers: list[Any] = []
         self._constants: dict[int, Const] = {}
-        self._reads: dict[tuple[Event, int | None], dict[tuple[Any, ...], Proxy]] = {}
+        self._reads: dict[tuple[Event, int | None, Steps | None], dict[tuple[Any, ...], Proxy]] = {}
 
     # -- nodes ---------------------------------------------------------------------------------------------------------
 
@@ -93,7 +101,7 @@ class Recorder:
         `view` says how a host wants the value to be seen: "logits" for a causal language model's output,
         "hidden_states" for a decoder block's.
         """
-        reads = self._reads.setdefault((site.event, self.invoke), {})
+        reads = self._reads.setdefault((site.event, self.invoke, self.steps), {})
         key = (site.port, view)
         proxy = reads.get(key)
         if proxy is None:
@@ -113,12 +121,12 @@ class Recorder:
         """Record that the model goes on with `value` at a site."""
         line = user_line(sys._getframe(2))
         self._append("write", site, (self.encode(value),), line=line)
-        for event, invoke in list(self._reads):
-            if event == site.event:
-                del self._reads[event, invoke]
+        for known in list(self._reads):
+            if known[0] == site.event or known[2] != self.steps:
+                del self._reads[known]
 
     def gradient(self, proxy: Proxy) -> Proxy:
-        """Record the reading of a value's gradient: in the backward block that is open, or the last one, or the next."""
+        """Record the reading of a value's gradient: in the open backward block, or the last one, or the next."""
         return self.read(self._gradient_site(proxy))
 
     def write_gradient(self, proxy: Proxy, value: Any) -> None:
@@ -150,7 +158,11 @@ class Recorder:
                 f"two values are saved as {name!r}", remedy="give each its own name", line=user_line(sys._getframe(2))
             )
         cell = Cell()
+        outer, self.steps = self.steps, self.graph[proxy._ref.node].steps
+        if self.steps is not None:
+            cell.most = self.execution.steps()
         self._append("save", name, (proxy._ref,))
+        self.steps = outer
         self.cells[name] = cell
         proxy._cell = cell
         return proxy
@@ -172,16 +184,41 @@ class Recorder:
         nodes = self.graph.nodes
         ref = Ref(len(nodes))
         nodes.append(
-            Node(ref.node, kind, target, args, kwargs or {}, self.invoke, line or user_line(sys._getframe(2)))
+            Node(
+                ref.node, kind, target, args, kwargs or {}, self.invoke, line or user_line(sys._getframe(2)), self.steps
+            )
         )
         return Proxy(self, ref)
+
+    # -- steps of a generation -----------------------------------------------------------------------------------------
+
+    def at_step(self, site: Site) -> Site:
+        """The site as the block means it where it stands: at the step of its loop, moved on by `module.next()`."""
+        call = site.call + self.step + self.shifts.get(site.path, 0)
+        return site if call == site.call else site._replace(call=call)
+
+    def enter_steps(self, start: int, stop: int | None, stride: int) -> None:
+        """What follows is about each of these steps."""
+        if self.steps is not None or self.step:
+            raise BlockError(
+                "a step-wise block stands inside another",
+                remedy="put one after the other",
+                line=user_line(sys._getframe(2)),
+            )
+        self._groups += 1
+        self.steps = Steps(self._groups, start, stop, stride)
+
+    def leave_steps(self) -> None:
+        """What follows is about the run as a whole again."""
+        self.steps = None
+        self.step = 0
 
     # -- arguments -----------------------------------------------------------------------------------------------------
 
     def encode(self, value: Any) -> Any:
         """Turn an argument into what a node holds: references for proxies, constants for tensors and other objects."""
         kind = type(value)
-        if kind is Proxy or kind is HiddenStatesProxy:
+        if issubclass(kind, Proxy):
             if value._recorder is self:
                 return value._ref
             return self.encode(value.value)
@@ -227,10 +264,13 @@ class Recorder:
     def fill(self, results: dict[str, Any]) -> None:
         """Give the saved values to the user's handles, and put them into saved containers."""
         for name, cell in self.cells.items():
-            if name in results:
+            cell.steps = {step: results[key] for step in range(cell.most) if (key := step_name(name, step)) in results}
+            if cell.steps:
+                cell.value, cell.filled = cell.steps[max(cell.steps)], True
+            elif name in results:
                 cell.value, cell.filled = results[name], True
         for container in self.containers:
-            _replace_proxies(container, self)
+            replace_proxies(container, self)
 
     def keep_container(self, container: Any) -> Any:
         """Keep the values that a list or dict holds when the block ends."""
@@ -241,34 +281,7 @@ class Recorder:
         """Record the saving of every value inside the saved containers."""
         found: list[Proxy] = []
         for container in self.containers:
-            _find_proxies(container, self, found)
+            find_proxies(container, self, found)
         for proxy in found:
             if proxy._cell is None:
                 self.save(proxy)
-
-
-def _find_proxies(value: Any, recorder: Recorder, found: list[Proxy]) -> None:
-    if isinstance(type(value), type) and issubclass(type(value), Proxy):
-        if value._recorder is recorder:
-            found.append(value)
-    elif type(value) in (list, tuple, set):
-        for item in value:
-            _find_proxies(item, recorder, found)
-    elif type(value) is dict:
-        for item in value.values():
-            _find_proxies(item, recorder, found)
-
-
-def _replace_proxies(value: Any, recorder: Recorder) -> Any:
-    """Replace proxies in place, in nested lists and dicts; tuples are rebuilt."""
-    if issubclass(type(value), Proxy):
-        cell = value._cell
-        return cell.value if value._recorder is recorder and cell is not None and cell.filled else value
-    if type(value) is list:
-        value[:] = [_replace_proxies(item, recorder) for item in value]
-    elif type(value) is tuple:
-        return tuple(_replace_proxies(item, recorder) for item in value)
-    elif type(value) is dict:
-        for key, item in list(value.items()):
-            value[key] = _replace_proxies(item, recorder)
-    return value

@@ -8,9 +8,12 @@ from typing import Any
 
 from loupe.errors import BlockError
 from loupe.graph.graph import Graph
+from loupe.graph.node import RESULT, Site
 from loupe.trace.mount import mount, unmount
+from loupe.trace.proxy import Proxy
 from loupe.trace.recorder import Recorder
 from loupe.trace.source import user_line
+from loupe.trace.steps import Iter, StepWise
 
 
 class Tracer:
@@ -21,10 +24,17 @@ class Tracer:
     >>> print(tracer.graph)
     """
 
-    def __init__(self, recorder: Recorder, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    def __init__(
+        self,
+        recorder: Recorder,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        generation: dict[str, Any] | None = None,
+    ) -> None:
         self._recorder = recorder
         self._args = args
         self._kwargs = kwargs
+        self._generation = generation
 
     @property
     def graph(self) -> Graph:
@@ -51,6 +61,20 @@ class Tracer:
             )
         return Invoke(self._recorder, args, kwargs)
 
+    @property
+    def iter(self) -> Iter:
+        """Steps of a generation: `with tracer.iter[2:5]:` for each of them, `for step in tracer.iter[:5]:` one by one."""
+        return Iter(self._recorder)
+
+    def all(self) -> StepWise:
+        """Every step of a generation: `with tracer.all():`."""
+        return StepWise(self._recorder, 0, None, 1)
+
+    @property
+    def result(self) -> Proxy:
+        """What the run returns as a whole: token ids `[batch, seq]` of a generation, the model's output of a trace."""
+        return self._recorder.read(Site(RESULT, "output"))
+
     def barrier(self, count: int) -> Barrier:
         """Accepted for programs that need one elsewhere: values cross invokes without it."""
         return Barrier(count)
@@ -62,9 +86,12 @@ class Tracer:
     def __enter__(self) -> Tracer:
         self._recorder.begin()
         mount()
-        if self._args or self._kwargs:
+        if self._args or self._kwargs or self._generation is not None:
             try:
-                self._recorder.execution.add_input(self._args, self._kwargs, self._recorder.line)
+                if self._generation is not None:
+                    self._recorder.execution.generate(self._generation)
+                if self._args or self._kwargs:
+                    self._recorder.execution.add_input(self._args, self._kwargs, self._recorder.line)
             except BaseException:
                 self._close(failed=True)
                 raise
@@ -109,7 +136,9 @@ class Invoke:
         recorder = self._recorder
         line = user_line(sys._getframe(1))
         if not recorder.open:
-            raise BlockError("an invoke stands outside its block", remedy="put it inside `with model.trace() as tracer:`", line=line)
+            raise BlockError(
+                "an invoke stands outside its block", remedy="put it inside `with model.trace() as tracer:`", line=line
+            )
         if recorder.in_invoke:
             raise BlockError("an invoke stands inside another", remedy="put invokes one after the other", line=line)
         if self._args or self._kwargs:

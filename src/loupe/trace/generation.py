@@ -1,0 +1,48 @@
+"""Stand for a call of `model.generate`: a block when it is entered, its token ids when it is used."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from types import TracebackType
+from typing import Any
+
+from loupe.graph.node import Ref
+from loupe.trace.proxy import Cell, Proxy, set_slot
+from loupe.trace.tracer import Tracer
+
+
+class Generation(Proxy):
+    """`with model.generate(...) as tracer:` opens a block; `ids = model.generate(...)` is the plain call, `[batch, seq]`.
+
+    The plain call runs when its ids are first used.
+    """
+
+    __slots__ = ("_plain", "_tracer")
+
+    def __init__(self, tracer: Tracer, plain: Callable[[], Any]) -> None:
+        super().__init__(tracer._recorder, Ref(-1))
+        set_slot(self, "_cell", Cell())
+        set_slot(self, "_tracer", tracer)
+        set_slot(self, "_plain", plain)
+
+    @property
+    def value(self) -> Any:
+        """The token ids; the first look at them runs the plain call."""
+        if not self._cell.filled:
+            self._cell.value, self._cell.filled = self._plain(), True
+        return self._cell.value
+
+    @property
+    def __class__(self) -> type:
+        return type(self.value)
+
+    def __repr__(self) -> str:
+        return repr(self.value)
+
+    def __enter__(self) -> Tracer:
+        return self._tracer.__enter__()
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._tracer.__exit__(kind, error, traceback)

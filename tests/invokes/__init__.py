@@ -1,0 +1,1 @@
+"""Hold several prompts of one pass to what each gives alone."""

@@ -5,6 +5,7 @@ import copy
 import pytest
 import torch
 from torch import nn
+from transformers.modeling_outputs import BaseModelOutput
 
 from loupe import LanguageModel, Model
 from loupe.errors import RowsError
@@ -336,6 +337,22 @@ def test_scans_and_probes_disturb_neither_running_statistics_nor_random_numbers(
         assert torch.equal(module.get_buffer(name), buffer), name
 
 
+# FAILS: a replay is one more pass of a model in train mode, which counts in its statistics
+def test_a_replay_leaves_running_statistics_as_one_pass_does():
+    module = seeded(Normed, False).train()
+    twin = copy.deepcopy(module)
+    model = Model(module)
+    torch.manual_seed(11)
+    with model.trace(rows(5)):
+        float(model.last.output.sum())
+        float(model.inner.output.sum())
+        model.output.save()
+    torch.manual_seed(11)
+    twin(rows(5))
+    for name, buffer in twin.named_buffers():
+        close(module.get_buffer(name), buffer)
+
+
 def test_asking_for_a_shape_draws_no_random_numbers():
     module = seeded(Normed, False).train()
     model = Model(module)
@@ -398,3 +415,64 @@ def test_op_taps_have_the_rows_of_their_prompt(family):
         close(pattern, alone_in.value)
         close(pattern, alone.value)
         close(torch.softmax(scores.value, -1), alone_in.value)
+
+
+class Entries(nn.Module):
+    """Returns two values in a list, a dict or a model output."""
+
+    def __init__(self, kind):
+        super().__init__()
+        self.kind = kind
+
+    def forward(self, x):
+        made = {"list": [x, x + 1], "dict": {0: x, 1: x + 1}}
+        return made.get(self.kind) or BaseModelOutput(last_hidden_state=x, hidden_states=x + 1)
+
+
+class Sums(nn.Module):
+    def forward(self, found):
+        one, two = found.values() if isinstance(found, dict) else found
+        return one + two
+
+
+# FAILS: the write is lost without an error; `narrow` rebuilds the container, and the change stays in the copy
+@pytest.mark.parametrize(("kind", "key"), [("list", 1), ("dict", 1), ("model", "hidden_states")])
+def test_an_entry_that_one_prompt_assigns_goes_on_for_that_prompt(kind, key):
+    model = Model(nn.Sequential(Entries(kind), Sums()))
+    with model.trace() as tracer:
+        with tracer.invoke(torch.zeros(1, 2)):
+            model[0].output[key] = torch.full((1, 2), 5.0)
+            changed = model.output.save()
+        with tracer.invoke(torch.zeros(2, 2)):
+            other = model.output.save()
+    close(changed, torch.full((1, 2), 5.0))
+    close(other, torch.ones(2, 2))
+
+
+# FAILS: a cache is no tensor, so it is handed out whole: the keys and values of every prompt of the batch
+def test_a_cache_is_that_of_the_prompt_or_is_refused():
+    model = LanguageModel(tiny.hf_model("gpt2"))
+    try:
+        with model.trace() as tracer:
+            with tracer.invoke([1, 2, 3]):
+                cache = model.output.past_key_values.save()
+            with tracer.invoke([4, 5, 6]):
+                model.output.save()
+    except RowsError:
+        return
+    assert cache.layers[0].keys.shape[0] == 1
+
+
+# FAILS: a scalar does not grow with the batch, so the mean over all prompts passes for a value that is shared
+def test_a_loss_is_that_of_the_prompt_or_is_refused():
+    model = LanguageModel(tiny.hf_model("gpt2"))
+    try:
+        with model.trace() as tracer:
+            with tracer.invoke([1, 2, 3], labels=torch.tensor([[1, 2, 3]])):
+                loss = model.output.loss.save()
+            with tracer.invoke([4, 5, 6], labels=torch.tensor([[4, 5, 6]])):
+                model.output.save()
+    except RowsError:
+        return
+    with torch.no_grad():
+        close(loss, tiny.hf_model("gpt2")(torch.tensor([[1, 2, 3]]), labels=torch.tensor([[1, 2, 3]])).loss)

@@ -1,0 +1,1 @@
+"""Hold what users construct to the modules and models that it wraps."""

@@ -1,0 +1,1 @@
+"""Hold reads, writes and op taps to what plain hooks do."""

@@ -314,6 +314,40 @@ def test_a_tensor_of_the_users_own_is_changed_only_where_the_block_says_so(wide)
     same(total, kept["c"].sum(0))
 
 
+# FAILS: the line below the change runs as soon as its site is there, before the change
+def test_a_line_below_an_in_place_write_sees_it_through_another_modules_name_for_the_tensor(wide):
+    model = Model(nn.Sequential(nn.Linear(8, 8), nn.Identity()))
+    with model.trace(wide):
+        first = model[0].output
+        model[1].output[:] = 0
+        below = (first + 0).save()
+    same(below, torch.zeros(3, 8))
+
+
+# FAILS: a replay starts from the tensors as the first pass has left them
+def test_a_replay_starts_from_the_inputs_as_they_were(wide):
+    module, model = tiny.stack(), Model(tiny.stack())
+    with model.trace(wide.clone()):
+        model.input[:] += 1
+        float(model.layers[2].output.sum())
+        early = float(model.layers[0].output.sum())
+        out = model.output.save()
+    with torch.no_grad():
+        same(out, module(wide + 1))
+        assert early == pytest.approx(float(module.layers[0](wide + 1).sum()), abs=1e-4)
+
+
+# FAILS: as above, with a tensor of the user's own
+def test_a_replay_changes_a_tensor_of_the_users_own_once(wide):
+    model, total = Model(tiny.stack()), torch.zeros(8)
+    with model.trace(wide):
+        total.add_(model.layers[2].output.sum(0))
+        float(model.layers[2].output.sum())
+        float(model.layers[0].output.sum())
+    seen, _ = tiny.outputs_of(tiny.stack(), ["layers.2"], wide)
+    same(total, seen["layers.2"].sum(0))
+
+
 def test_a_saved_tensor_that_a_later_line_overwrites_warns_with_both_lines(wide):
     model = Model(tiny.stack())
     with pytest.warns(OverwrittenWarning) as caught:

@@ -178,12 +178,6 @@ class Envoy(Ports):
         shifts[self._path] = shifts.get(self._path, 0) + 1
         return self
 
-    def next(self) -> Envoy:
-        """Go on to the module's next call: `module.next().output` is what it returns at the following step."""
-        shifts = self._home.recorder(f"{self._path or 'model'}.next()").shifts
-        shifts[self._path] = shifts.get(self._path, 0) + 1
-        return self
-
     def trace(self, *args: Any, **kwargs: Any) -> Tracer:
         """Open a block on this module alone: it runs by itself on the given arguments.
 

@@ -125,4 +125,6 @@ class Root(Envoy):
         if scanner is None:
             scanner = self._scanners[path] = Scanner(lambda: host.module, path)
         graph = Graph()
-        return Tracer(Recorder(self, LocalRun(host, self.module_at, graph, scanner), graph, line), args, kwargs, generation)
+        return Tracer(
+            Recorder(self, LocalRun(host, self.module_at, graph, scanner), graph, line), args, kwargs, generation
+        )

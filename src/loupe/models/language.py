@@ -90,7 +90,7 @@ class LanguageModel(Root):
         return host.call(host.merge([Input(tuple(map(bare, args)), kwargs)]))
 
     def generate(self, *args: Any, **options: Any) -> Any:
-        """Generate from a prompt: a block where it is entered with `with`, the ids `[batch, seq]` where it is used plainly.
+        """Generate from a prompt: a block where it is entered with `with`, else the token ids `[batch, seq]`.
 
         >>> with model.generate("The Eiffel Tower is in", max_new_tokens=3) as tracer:
         ...     with tracer.all():

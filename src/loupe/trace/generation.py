@@ -12,9 +12,9 @@ from loupe.trace.tracer import Tracer
 
 
 class Generation(Proxy):
-    """`with model.generate(...) as tracer:` opens a block; `ids = model.generate(...)` is the plain call, `[batch, seq]`.
+    """`with model.generate(...) as tracer:` opens a block; `ids = model.generate(...)` is the plain call.
 
-    The plain call runs when its ids are first used.
+    The plain call runs when its ids `[batch, seq]` are first used.
     """
 
     __slots__ = ("_plain", "_tracer")

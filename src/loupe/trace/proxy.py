@@ -150,7 +150,7 @@ class Proxy:
         kwargs = kwargs or {}
         recorder = _open_recorder((args, kwargs))
         if recorder is None:
-            return func(*_unwrap(args), **_unwrap(kwargs))
+            return func(*unwrap(args), **unwrap(kwargs))
         return recorder.apply_function(func, args, kwargs)
 
     @property
@@ -219,19 +219,19 @@ class Proxy:
     def __getitem__(self, key: Any) -> Any:
         if self._recorder.open:
             return self._recorder.apply("operator.getitem", (self, key))
-        return self.value[_unwrap(key)]
+        return self.value[unwrap(key)]
 
     def __setitem__(self, key: Any, value: Any) -> None:
         if self._recorder.open:
             self._recorder.apply("operator.setitem", (self, key, value))
         else:
-            self.value[_unwrap(key)] = _unwrap(value)
+            self.value[unwrap(key)] = unwrap(value)
 
     def __delitem__(self, key: Any) -> None:
         if self._recorder.open:
             self._recorder.apply("operator.delitem", (self, key))
         else:
-            del self.value[_unwrap(key)]
+            del self.value[unwrap(key)]
 
     def __hash__(self) -> int:
         return id(self)
@@ -321,9 +321,9 @@ class Method:
         proxy, name = self._proxy, self._name
         recorder = proxy._recorder
         if name in _DESCRIBED_METHODS:
-            return getattr(_describe(proxy), name)(*_unwrap(args), **_unwrap(kwargs))
+            return getattr(_describe(proxy), name)(*unwrap(args), **unwrap(kwargs))
         if name in _PEEKING_METHODS:
-            return getattr(proxy.value, name)(*_unwrap(args), **_unwrap(kwargs))
+            return getattr(proxy.value, name)(*unwrap(args), **unwrap(kwargs))
         if name in OBJECT_METHODS and not isinstance(described := _describe(proxy), torch.Tensor):
             if isinstance(described, dict) and name in _DICT_VIEWS:
                 return _DICT_VIEWS[name](proxy, list(described))
@@ -404,17 +404,17 @@ def _open_recorder(value: Any) -> Recorder | None:
     return None
 
 
-def _unwrap(value: Any) -> Any:
+def unwrap(value: Any) -> Any:
     """Replace proxies by their values, through containers."""
     kind = type(value)
     if issubclass(kind, Proxy):
         return value.value
     if kind is tuple or kind is list:
-        return kind([_unwrap(item) for item in value])
+        return kind([unwrap(item) for item in value])
     if kind is dict:
-        return {key: _unwrap(item) for key, item in value.items()}
+        return {key: unwrap(item) for key, item in value.items()}
     if kind is slice:
-        return slice(_unwrap(value.start), _unwrap(value.stop), _unwrap(value.step))
+        return slice(unwrap(value.start), unwrap(value.stop), unwrap(value.step))
     return value
 
 
@@ -430,7 +430,7 @@ def _operator(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
         others = tuple([_operand(other) for other in others])
         if self._recorder.open:
             return self._recorder.apply(target, (self, *others))
-        return function(self.value, *_unwrap(others))
+        return function(self.value, *unwrap(others))
 
     return method
 
@@ -442,7 +442,7 @@ def _reflected(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
         other = _operand(other)
         if self._recorder.open:
             return self._recorder.apply(target, (other, self))
-        return function(_unwrap(other), self.value)
+        return function(unwrap(other), self.value)
 
     return method
 

@@ -1,4 +1,4 @@
-"""Say which steps of a generation a block is about: `tracer.all()`, `tracer.iter[2:5]`, `for step in tracer.iter[:5]`."""
+"""Say which steps of a generation a block is about: `tracer.all()`, `tracer.iter[2:5]`, `for step in tracer.iter`."""
 
 from __future__ import annotations
 

@@ -10,7 +10,7 @@ from loupe.errors import BlockError
 from loupe.graph.graph import Graph
 from loupe.graph.node import RESULT, Site
 from loupe.trace.mount import mount, unmount
-from loupe.trace.proxy import Proxy
+from loupe.trace.proxy import Proxy, unwrap
 from loupe.trace.recorder import Recorder
 from loupe.trace.source import user_line
 from loupe.trace.steps import Iter, StepWise
@@ -63,7 +63,7 @@ class Tracer:
 
     @property
     def iter(self) -> Iter:
-        """Steps of a generation: `with tracer.iter[2:5]:` for each of them, `for step in tracer.iter[:5]:` one by one."""
+        """Steps of a generation: `with tracer.iter[2:5]:` for each of them, `for step in tracer.iter[:5]:` by turns."""
         return Iter(self._recorder)
 
     def all(self) -> StepWise:
@@ -91,7 +91,7 @@ class Tracer:
                 if self._generation is not None:
                     self._recorder.execution.generate(self._generation)
                 if self._args or self._kwargs:
-                    self._recorder.execution.add_input(self._args, self._kwargs, self._recorder.line)
+                    self._recorder.execution.add_input(unwrap(self._args), unwrap(self._kwargs), self._recorder.line)
             except BaseException:
                 self._close(failed=True)
                 raise
@@ -142,7 +142,7 @@ class Invoke:
         if recorder.in_invoke:
             raise BlockError("an invoke stands inside another", remedy="put invokes one after the other", line=line)
         if self._args or self._kwargs:
-            recorder.invoke = recorder.execution.add_input(self._args, self._kwargs, line)
+            recorder.invoke = recorder.execution.add_input(unwrap(self._args), unwrap(self._kwargs), line)
         recorder.in_invoke = True
         return self
 

@@ -1,4 +1,6 @@
-"""Hold that a block reads real values where Python needs them, in one pass where it reads in order, and wherever it is written."""
+"""Hold that a block reads real values where Python needs them, in one pass where it reads in order, and
+wherever it is written.
+"""
 
 import contextlib
 import gc
@@ -8,15 +10,16 @@ import sys
 import textwrap
 import weakref
 
-import loupe
 import numpy as np
 import pytest
 import torch
+from torch import nn
+
+import loupe
 from loupe import LanguageModel, Model
 from loupe.errors import InputError, NotReachedError, OperationError, UnsavedError
 from tests import tiny
 from tests.trace import Pass, value
-from torch import nn
 
 
 class Deep(nn.Module):
@@ -204,7 +207,7 @@ PEEKS = {
     "np.linalg": lambda v: float(np.linalg.norm(v)),
     "f-string": lambda v: f"{v} {v[0, 0]:.3f}",
     "str": lambda v: str(v),
-    "percent": lambda v: "%.3f" % v[0, 0],  # noqa: UP031
+    "percent": lambda v: "%.3f" % v[0, 0],
     "format": lambda v: "{:.2f}".format(v[0, 0]),  # noqa: UP032
     "while": lambda v: _count_up_to(v.abs().max()),
     "min of numbers": lambda v: float(min(v[0])),
@@ -407,7 +410,9 @@ def test_a_block_runs_in_a_console():
     import code
 
     console = code.InteractiveConsole()
-    lines = textwrap.dedent(PROGRAM).replace("\nlost", "\n\nlost").replace("\nwith torch.no", "\n\nwith torch.no") + "\n\n"
+    lines = (
+        textwrap.dedent(PROGRAM).replace("\nlost", "\n\nlost").replace("\nwith torch.no", "\n\nwith torch.no") + "\n\n"
+    )
     errors = io.StringIO()
     with contextlib.redirect_stderr(errors):
         for line in lines.splitlines():
@@ -469,7 +474,9 @@ def test_a_language_model_is_peeked_at_layer_by_layer_in_one_pass():
     handle = gpt2.register_forward_pre_hook(lambda *_: passes.append(1))
     model = LanguageModel(gpt2)
     with model.trace(ids):
-        lens = [int(model.lm_head(model.transformer.ln_f(block.output[0]))[0, -1].argmax()) for block in model.transformer.h]
+        lens = [
+            int(model.lm_head(model.transformer.ln_f(block.output[0]))[0, -1].argmax()) for block in model.transformer.h
+        ]
         out = model.output.save()
     handle.remove()
     with torch.no_grad():

@@ -1,20 +1,23 @@
-"""Hold that a block leaves the model, the threads and torch's own state clean, whatever ends it and whoever else is at work."""
+"""Hold that a block leaves the model, the threads and torch's own state clean, whatever ends it and whoever
+else is at work.
+"""
 
 import gc
 import signal
 import threading
 import weakref
 
-import loupe
 import pytest
 import torch
+from torch import nn
+
+import loupe
 from loupe import LanguageModel, Model
 from loupe.errors import BlockError, InputError, OperationError, UnsavedError
 from tests import tiny
 from tests.trace import Pass, value
-from torch import nn
 
-TIMEOUT = 60
+TIMEOUT = 20
 
 
 @pytest.fixture(autouse=True)
@@ -85,7 +88,9 @@ def interrupt():
 
 
 @pytest.mark.parametrize("peek", [False, True])
-@pytest.mark.parametrize("error", [ValueError("no"), KeyboardInterrupt(), SystemExit(1), StopIteration(), GeneratorExit()])
+@pytest.mark.parametrize(
+    "error", [ValueError("no"), KeyboardInterrupt(), SystemExit(1), StopIteration(), GeneratorExit()]
+)
 def test_an_exception_of_the_models_own_is_raised_as_it_is_and_leaves_everything_clean(error, peek):
     module = acting(once(error))
     model = Model(module)
@@ -286,52 +291,7 @@ def by_hand(module, factor, number):
     return first, h
 
 
-def test_a_plain_call_of_the_module_while_a_pass_stands_still_is_no_part_of_it():
-    module = tiny.stack()
-    model = Model(module)
-    with model.trace(value()):
-        model.layers[2].output[:] *= 3
-        first = float(model.layers[1].output.sum())
-        with torch.no_grad():
-            plain = module(value() + 1)
-        second = float(model.layers[2].output.sum())
-        out = model.output.save()
-    torch.testing.assert_close(plain, by_hand(module, 1.0, 1)[1])
-    with torch.no_grad():
-        table = module.table.weight.sum(0)
-        h = torch.tanh(module.layers[0](value())) + table
-        assert first == pytest.approx(float(module.layers[1](h).sum()), rel=1e-4)
-        last = module.layers[2](torch.tanh(module.layers[1](h)) + table) * 3
-    assert second == pytest.approx(float(last.sum()), rel=1e-4)
-    torch.testing.assert_close(out.value, torch.tanh(last) + table)
-
-
-def test_a_plain_call_in_another_thread_is_no_part_of_a_pass():
-    module = tiny.stack()
-    model = Model(module)
-    peeked, done = threading.Event(), threading.Event()
-
-    def tracing():
-        with model.trace(value()):
-            model.layers[2].output[:] = 0
-            float(model.layers[1].output.sum())
-            peeked.set()
-            done.wait(TIMEOUT)
-            out = model.output.save()
-        return out.value
-
-    def plain():
-        peeked.wait(TIMEOUT)
-        with torch.no_grad():
-            found = module(value())
-        done.set()
-        return found
-
-    traced, found = together(tracing, plain)
-    torch.testing.assert_close(found, by_hand(module, 1.0, 0)[1])
-    torch.testing.assert_close(traced, module.table.weight.sum(0).detach().expand(3, 8))
-
-
+# FAILS with two wrappers: each has a lock of its own, and both hook the one module
 @pytest.mark.parametrize("peek", [False, True])
 @pytest.mark.parametrize("shared", ["one wrapper", "two wrappers", "two models"])
 def test_threads_that_trace_many_times_at_once_never_mix(shared, peek):
@@ -381,7 +341,7 @@ def test_an_error_in_one_thread_frees_the_model_for_the_others():
         for _ in range(10):
             with pytest.raises(ZeroDivisionError), model.trace(value()):
                 float(model.layers[0].output.sum())
-                1 / 0  # noqa: B018
+                1 / 0
 
     for found in together(failing, scaling_job(model, 2.0, 10, True), failing)[1:2]:
         torch.testing.assert_close(found[3][1], by_hand(module, 2.0, 3)[1])
@@ -452,7 +412,9 @@ class Watching(nn.Module):
         self.inner, self.notes = nn.Linear(8, 8), []
 
     def forward(self, x):
-        self.notes.append((torch.is_autocast_enabled("cpu"), torch.get_default_dtype(), torch.is_inference_mode_enabled()))
+        self.notes.append(
+            (torch.is_autocast_enabled("cpu"), torch.get_default_dtype(), torch.is_inference_mode_enabled())
+        )
         return self.inner(x)
 
 
@@ -566,3 +528,33 @@ def test_nothing_of_a_finished_block_keeps_its_tensors_alive():
         del kept
         gc.collect()
         assert [ref for ref in real if ref() is not None] == []
+
+
+# FAILS: the hooks of a pass answer calls from any thread; such a call pauses the block's own thread, for good
+@pytest.mark.parametrize("where", ["the block", "another thread"])
+def test_a_plain_call_of_the_module_while_a_pass_stands_still_is_no_part_of_it(where):
+    module = tiny.Stack()
+    model = Model(module)
+
+    def call(found):
+        with torch.no_grad():
+            found.append(module(value()))
+
+    def tracing():
+        found = []
+        with model.trace(value()):
+            model.layers[2].output[:] = 0
+            float(model.layers[1].output.sum())
+            if where == "the block":
+                call(found)
+            else:
+                other = threading.Thread(target=call, args=[found], daemon=True)
+                other.start()
+                other.join(TIMEOUT)
+            float(model.layers[2].output.sum())
+            out = model.output.save()
+        return out.value, found[0]
+
+    ((traced, plain),) = together(tracing)
+    torch.testing.assert_close(plain, by_hand(module, 1.0, 0)[1])
+    torch.testing.assert_close(traced, module.table.weight.sum(0).detach().expand(3, 8))

@@ -201,7 +201,7 @@ OTHER_TEXT: tuple[tuple[Callable[[random.Random], str], float], ...] = (
 )  # fmt: skip
 
 
-def documents(count: int, seed: int, fact_share: float = 0.65) -> list[str]:
+def documents(count: int, seed: int, fact_share: float = 0.72) -> list[str]:
     """`count` training texts: facts from the seen pairs only, mixed with all the other kinds of text."""
     rng = random.Random(seed)
     seen, _ = split_questions()

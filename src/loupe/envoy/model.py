@@ -120,11 +120,11 @@ class Root(Envoy):
         host: Host = self._host
         if path:
             self._host.load()
-            host = ModuleHost(lambda: self.module_at(path), self._host.lock, prefix=path)
+            host = ModuleHost(lambda: self.module_at(path), self._host.lock, prefix=path, whole=self._host)
         scanner = self._scanners.get(path)
         if scanner is None:
             scanner = self._scanners[path] = Scanner(lambda: host.module, path)
         graph = Graph()
         return Tracer(
-            Recorder(self, LocalRun(host, self.module_at, graph, scanner), graph, line), args, kwargs, generation
+            Recorder(self, LocalRun(host, self.module_at, graph, scanner, self._attached), graph, line), args, kwargs, generation
         )

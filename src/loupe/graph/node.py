@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple
 
@@ -12,6 +12,7 @@ Port = Literal["output", "input", "inputs", "grad"]
 Kind = Literal["read", "write", "apply", "call", "parameter", "save", "backward"]
 Phase = Literal["in", "out", "grad"]
 RESULT = "#result"  # the path of what a run returns as a whole; no module has such a name
+_CONTAINERS = frozenset((tuple, list, dict, slice))
 _PHASES: dict[Port, Phase] = {"output": "out", "input": "in", "inputs": "in", "grad": "grad"}
 _PORTS: dict[Phase, Port] = {"in": "input", "out": "output", "grad": "grad"}
 
@@ -81,6 +82,15 @@ class Site(NamedTuple):
         return place if self.path == RESULT else f"{place}.{self.port}"
 
 
+def is_within(path: str, places: Collection[str]) -> bool:
+    """Whether a module path is one of these places, or lies in one of them.
+
+    >>> is_within("sae.encoder", {"sae"})
+    True
+    """
+    return any(path == place or path.startswith(f"{place}.") for place in places)
+
+
 def describe_place(path: str, call: int, op: str | None, index: int) -> str:
     """The user's words for a module, one of its calls, or one of its operations."""
     if path == RESULT:
@@ -127,7 +137,10 @@ class Node:
         if self.gradient_of is not None:
             found.append(self.gradient_of)
         for arg in self.args:
-            collect_refs(arg, found)
+            if type(arg) is Ref:
+                found.append(arg.node)
+            elif type(arg) in _CONTAINERS:
+                collect_refs(arg, found)
         for arg in self.kwargs.values():
             collect_refs(arg, found)
         return found

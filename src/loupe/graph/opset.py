@@ -26,7 +26,7 @@ OPERATORS: dict[str, dict[str, str]] = {
     "python": {"view": "getattr call_method"},
     "loupe": {
         "view": "hidden_states logits first_input",
-        "pure": "with_hidden_states with_logits",
+        "pure": "with_hidden_states with_logits with_item",
         "inplace": "require_grad retain_grad",
     },
 }

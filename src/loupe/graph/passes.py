@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from typing import Any
 
 from loupe.graph.graph import Graph
-from loupe.graph.node import Const, Event, Node, Ref, collect_refs
+from loupe.graph.node import Const, Event, Node, Ref, collect_refs, is_within
 from loupe.graph.opset import effect_of
 
 Root = tuple[str, int]
@@ -22,13 +22,18 @@ class Memory:
     before n runs.
     """
 
-    roots: tuple[frozenset[Root], ...]
+    roots: tuple[frozenset[Root], ...]  # empty where no node changes anything
     mutates: dict[int, frozenset[Root]]
     after: dict[int, tuple[int, ...]]
 
 
-def trace_memory(graph: Graph) -> Memory:
-    """Follow views and in-place operations through a graph, in the order of the block."""
+def trace_memory(graph: Graph, changing: Collection[str] = ()) -> Memory:
+    """Follow views and in-place operations through a graph, in the order of the block.
+
+    `changing` are the paths of modules that change their arguments in place when a node calls them.
+    """
+    if not any(_changes(graph, node, changing) for node in graph.nodes):
+        return Memory((), {}, {})  # nobody can see who shares memory with whom
     roots: list[frozenset[Root]] = []
     mutates: dict[int, frozenset[Root]] = {}
     after: dict[int, tuple[int, ...]] = {}
@@ -41,7 +46,7 @@ def trace_memory(graph: Graph) -> Memory:
             after[node.id] = tuple(sorted(changes))
         own = _roots_of_result(node, roots, used, written)
         roots.append(own)
-        target = _mutated_roots(node, roots)
+        target = _mutated_roots(node, roots, used) if _changes(graph, node, changing) else None
         if target:
             mutates[node.id] = target
             for root in target:
@@ -93,28 +98,57 @@ def _roots_of_result(
     return fresh
 
 
-def _mutated_roots(node: Node, roots: list[frozenset[Root]]) -> frozenset[Root]:
+def _changes(graph: Graph, node: Node, changing: Collection[str]) -> bool:
+    """Whether a node may change one of its arguments in place."""
+    if node.kind == "call":
+        return node.target in changing
     if node.kind != "apply":
-        return frozenset()
+        return False
+    kwargs = node.kwargs
+    return effect_of(node.target) == "inplace" or is_opaque(graph, node) or "out" in kwargs or bool(kwargs.get("inplace"))
+
+
+def is_opaque(graph: Graph, node: Node) -> bool:
+    """Whether a node runs a Python function that may do anything.
+
+    Functions of torch say by their names (`hardtanh_`) and arguments whether they change something.
+    """
+    if node.kind != "apply" or effect_of(node.target) != "unknown":
+        return False
+    function = graph.functions.get(node.target)
+    by_torch = (getattr(function, "__module__", None) or "").partition(".")[0] == "torch"
+    return not by_torch or getattr(function, "__name__", "").endswith("_")
+
+
+def _mutated_roots(node: Node, roots: list[frozenset[Root]], used: frozenset[Root]) -> frozenset[Root]:
+    if node.kind == "call":
+        return used
     if effect_of(node.target) == "inplace" or node.kwargs.get("inplace"):
         return _roots_of_argument(node.args[0] if node.args else node.kwargs.get("input"), roots)
     if "out" in node.kwargs:
         return _roots_of_argument(node.kwargs["out"], roots)
-    return frozenset()
+    return used
 
 
 def needed(graph: Graph, memory: Memory, wanted: Iterable[int]) -> frozenset[int]:
     """The nodes that the wanted ones need, with all writes and in-place changes that could reach the model or the user.
 
+    A call of a module stays where the graph names a site in it: sites of attached modules pass there.
+
     Everything else is dead: it is computed for nobody.
     """
-    outside = {root for node in graph.nodes if node.kind in ("read", "parameter") for root in memory.roots[node.id]}
     backwards = graph.backwards
     stack = [*wanted, *backwards]
-    for node in graph.nodes:
-        changed = memory.mutates.get(node.id, ())
-        if node.kind == "write" or any(root[0] == "const" or root in outside for root in changed):
-            stack.append(node.id)
+    stack.extend(node.id for node in graph.nodes if node.kind == "write")
+    if memory.mutates:
+        outside = {root for n in graph.nodes if n.kind in ("read", "parameter") for root in memory.roots[n.id]}
+        for node_id, changed in memory.mutates.items():
+            if any(root[0] == "const" or root in outside for root in changed):
+                stack.append(node_id)
+    calls = [node for node in graph.nodes if node.kind == "call"]
+    if calls:
+        paths = {site.path for site in graph.sites}
+        stack.extend(node.id for node in calls if any(is_within(path, (node.target,)) for path in paths))
     found: set[int] = set()
     while stack:
         node_id = stack.pop()

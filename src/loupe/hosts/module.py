@@ -14,7 +14,7 @@ from torch.utils._pytree import tree_flatten, tree_unflatten
 from loupe.errors import InputError
 from loupe.graph.graph import Graph
 from loupe.graph.node import Site
-from loupe.runtime.host import Batch, Input
+from loupe.runtime.host import Batch, Host, Input
 
 Collate = Callable[[list[tuple[tuple[Any, ...], dict[str, Any]]]], tuple[tuple[Any, ...], dict[str, Any], list[int]]]
 
@@ -23,13 +23,20 @@ class ModuleHost:
     """Calls a module with the arguments of the block.
 
     `collate`, where given, joins the inputs of several invokes: it takes a list of `(args, kwargs)` and returns the
-    joined args, the joined kwargs, and the number of rows of each input.
+    joined args, the joined kwargs, and the number of rows of each input. `whole` hosts the model that the module, at
+    the path `prefix`, is a part of.
     """
 
     def __init__(
-        self, module: Callable[[], nn.Module], lock: threading.RLock, prefix: str = "", collate: Collate | None = None
+        self,
+        module: Callable[[], nn.Module],
+        lock: threading.RLock,
+        prefix: str = "",
+        collate: Collate | None = None,
+        whole: Host | None = None,
     ) -> None:
         self._module = module
+        self._whole = whole
         self._prefix = prefix
         self._collate = collate
         self.lock = lock
@@ -75,16 +82,16 @@ class ModuleHost:
         return 1
 
     def settings(self, graph: Graph, module: nn.Module) -> AbstractContextManager[None]:
-        """A plain module is run as it is."""
-        return nullcontext()
+        """A plain module is run as it is, a part of a model as the model would be."""
+        return nullcontext() if self._whole is None else self._whole.settings(graph, module)
 
     def settings_key(self, graph: Graph) -> str:
-        """A plain module is run as it is."""
-        return ""
+        """A plain module is run as it is, a part of a model as the model would be."""
+        return "" if self._whole is None else self._whole.settings_key(graph)
 
     def stand_in(self, site: Site) -> Site | None:
         """A plain module's sites are where they are named."""
-        return None
+        return None if self._whole is None else self._whole.stand_in(site)
 
     def view(self, path: str, port: str) -> str | None:
         """A plain module's values are seen as they are."""

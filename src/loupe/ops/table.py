@@ -12,7 +12,7 @@ import torch
 
 from loupe.errors import GraphError, nearest
 from loupe.graph.opset import OPSET, TENSOR_ATTRIBUTES, TENSOR_METHODS
-from loupe.ops.views import first_input, hidden_states, logits, retain_grad, with_hidden_states, with_logits
+from loupe.ops.views import first_input, hidden_states, logits, retain_grad, with_hidden_states, with_item, with_logits
 
 _SPACES: MappingProxyType[str, Any] = MappingProxyType(
     {
@@ -38,6 +38,7 @@ _OWN: dict[str, Callable[..., Any]] = {
     "loupe.hidden_states": hidden_states,
     "loupe.with_hidden_states": with_hidden_states,
     "loupe.logits": logits,
+    "loupe.with_item": with_item,
     "loupe.with_logits": with_logits,
     "loupe.first_input": first_input,
     "loupe.require_grad": torch.Tensor.requires_grad_,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import torch
@@ -96,3 +97,15 @@ def retain_grad(value: torch.Tensor) -> torch.Tensor:
         value.requires_grad_(True)
     value.retain_grad()
     return value
+
+
+def with_item(value: Any, key: Any, item: Any) -> Any:
+    """A tuple, list, dict or model output with another entry."""
+    if isinstance(value, tuple):
+        items = [*value[:key], item, *value[key + 1 :]] if key != -1 else [*value[:-1], item]
+        return type(value)(*items) if hasattr(value, "_fields") else type(value)(items)
+    changed = copy.copy(value)
+    if isinstance(key, int) and not isinstance(value, list) and key not in value:
+        key = list(value)[key]  # a model output counts its fields
+    changed[key] = item
+    return changed

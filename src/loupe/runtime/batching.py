@@ -9,8 +9,9 @@ from typing import Any
 import torch
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
-from loupe.errors import RowsError
+from loupe.errors import Line, RowsError
 from loupe.graph.node import Event
+from loupe.runtime.tensors import is_plain
 
 SHARED = -1
 MIXED = -2
@@ -26,6 +27,29 @@ class Rows:
     def covers_all(self, invoke: int | None) -> bool:
         """Whether an invoke is the whole batch."""
         return invoke is None or self.slices[invoke][1] == self.total
+
+
+class Unavailable:
+    """Stands for a part of a value that cannot be given to one prompt of several: using it raises RowsError."""
+
+    def __init__(self, what: str) -> None:
+        self.__dict__["_what"] = what
+
+    def error(self, line: Line | None = None) -> RowsError:
+        """What its use raises."""
+        return RowsError(
+            f"{self.__dict__['_what']} is about all prompts of the batch, and cannot be split",
+            remedy="use it in tracer.invoke() without input (the whole batch), or trace this prompt alone",
+            line=line,
+        )
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__"):
+            raise AttributeError(name)
+        raise self.error()
+
+    def __repr__(self) -> str:
+        return f"({self.__dict__['_what']}: of all prompts, not available to one)"
 
 
 def axes_from_shapes(shapes: Sequence[Sequence[torch.Size | None]], rows: Sequence[int]) -> tuple[int, ...]:
@@ -65,7 +89,9 @@ def leaf_shapes(value: Any) -> tuple[torch.Size | None, ...]:
 
 
 def narrow(value: Any, axes: tuple[int, ...], rows: Rows, invoke: int, event: Event) -> Any:
-    """The rows of one invoke, as views; shared leaves as they are.
+    """The rows of one invoke, as views; shared tensors as they are.
+
+    A number (a loss) may be about all prompts, and an object (a cache) may hold tensors of all: these are Unavailable.
 
     Raises RowsError for a value whose rows cannot be told apart.
     """
@@ -74,8 +100,12 @@ def narrow(value: Any, axes: tuple[int, ...], rows: Rows, invoke: int, event: Ev
     _check(len(leaves) == len(axes), event)
     narrowed = []
     for leaf, axis in zip(leaves, axes, strict=True):
-        if not isinstance(leaf, torch.Tensor) or axis == SHARED:
-            narrowed.append(leaf)
+        if not isinstance(leaf, torch.Tensor):
+            narrowed.append(leaf if is_plain(leaf) else Unavailable(f"a {type(leaf).__name__} at {event}"))
+            continue
+        if axis == SHARED:
+            number = leaf.dim() == 0 and leaf.is_floating_point()
+            narrowed.append(Unavailable(f"a single number at {event}") if number else leaf)
             continue
         each = _rows_each(leaf, axis, rows, event)
         narrowed.append(leaf.narrow(axis, start * each, size * each))
@@ -98,7 +128,7 @@ def widen(whole: Any, part: Any, axes: tuple[int, ...], rows: Rows, invoke: int,
         )
     widened = []
     for leaf, new, axis in zip(leaves, parts, axes, strict=True):
-        if new is leaf or not isinstance(leaf, torch.Tensor):
+        if new is leaf or type(new) is Unavailable or not isinstance(leaf, torch.Tensor):
             widened.append(leaf)
             continue
         if axis == SHARED:

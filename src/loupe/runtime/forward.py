@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Collection
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
 from torch import nn
 
 from loupe.errors import LoupeError, WriteError
-from loupe.graph.node import RESULT, Event, Node, constants_in
+from loupe.graph.node import RESULT, Event, Node, constants_in, is_within
+from loupe.runtime.aliasing import Tap
 from loupe.runtime.batching import Rows
 from loupe.runtime.host import Batch, Host
-from loupe.runtime.interpreter import Interpreter, Surroundings, Tap
+from loupe.runtime.interpreter import Interpreter, Surroundings
 from loupe.runtime.plan import Plan
 from loupe.runtime.taps import Axes, OpenSite, Taps
 from loupe.runtime.tensors import share_memory, storages_of, summary, tensors_in
@@ -32,7 +33,14 @@ class Pass:
     """
 
     def __init__(
-        self, host: Host, modules: Callable[[str], nn.Module], batch: Batch, axes: Axes, *, pausable: bool
+        self,
+        host: Host,
+        modules: Callable[[str], nn.Module],
+        batch: Batch,
+        axes: Axes,
+        attached: Collection[str] = (),
+        *,
+        pausable: bool,
     ) -> None:
         self.ended = False
         self.stopped_early = False
@@ -41,13 +49,14 @@ class Pass:
         self._batch = batch
         self._rows = Rows(batch.rows, batch.total)
         self._axes = axes
+        self._attached = attached
         self._pausable = pausable
         self._last = not pausable
         self._paused: PausedCall | None = None
         self._open: list[Tap] = []
         self._with_grad = False
         self._reached: dict[tuple[str, str], int] = {}
-        self._reshaped: list[str] = []
+        self._written: list[tuple[Node, str]] = []
         self._plan: Plan | None = None
         self._taps = Taps(modules, self._visit)
         self.interpreter = Interpreter(
@@ -141,13 +150,9 @@ class Pass:
         except LoupeError:
             raise
         except Exception as error:
-            if not self._reshaped:
+            if not self._written:
                 raise
-            raise WriteError(
-                f"the model could not go on after {'; '.join(self._reshaped)}: {type(error).__name__}: {error}",
-                remedy="write a value of the shape that is read there",
-                line=None,
-            ) from error
+            raise _cannot_go_on(self._written, error) from error
         self._visit(Event(RESULT, "out", 0), result)
 
     def _visit(self, event: Event, value: Any) -> OpenSite | None:
@@ -192,10 +197,10 @@ class Pass:
             self.interpreter.drain()
 
     def _note_change(self, node: Node, before: Any, after: Any) -> None:
-        old = [tensor.shape for tensor in tensors_in(before)]
-        if old != [tensor.shape for tensor in tensors_in(after)]:
-            text = f"{node.site} was replaced by {summary(after)} where it was {summary(before)}"
-            self._reshaped.append(f"{text} (at {node.line})" if node.line else text)
+        """Remember a write for the error that it may lead to: as text, so that no tensor is kept for it."""
+        old = [(tensor.shape, tensor.dtype) for tensor in tensors_in(before)]
+        kept = old == [(tensor.shape, tensor.dtype) for tensor in tensors_in(after)]
+        self._written.append((node, "" if kept else f" by {summary(after)} where it was {summary(before)}"))
 
     def _grad_mode(self, plan: Plan) -> AbstractContextManager[Any]:
         """Autograd runs only where a gradient is asked for."""
@@ -207,8 +212,23 @@ class Pass:
         value = getattr(self._modules(owner), name)
         return value if self._with_grad else value.detach()
 
-    def _silence(self, _path: str) -> AbstractContextManager[None]:
-        return self._taps.silence()
+    def _silence(self, path: str) -> AbstractContextManager[None]:
+        return nullcontext() if is_within(path, self._attached) else self._taps.silence()
+
+
+def _cannot_go_on(written: list[tuple[Node, str]], error: Exception) -> WriteError:
+    """The model failed after sites were replaced: name them, those with another shape or dtype first."""
+    reshaped = any(change for _, change in written)
+    shown = []
+    for node, change in sorted(written, key=lambda each: not each[1])[:3]:
+        shown.append(f"{node.site} was replaced{change}" + (f" (at {node.line})" if node.line else ""))
+    return WriteError(
+        f"the model could not go on after {'; '.join(shown)}: {type(error).__name__}: {error}",
+        remedy="write a value of the shape and dtype that is read there"
+        if reshaped
+        else "write values that the model can use there; without the write it fails as it always does",
+        line=written[0][0].line if len(written) == 1 else None,
+    )
 
 
 def needs_grad(plan: Plan) -> bool:
@@ -216,7 +236,7 @@ def needs_grad(plan: Plan) -> bool:
     graph = plan.graph
     if graph.backwards:
         return True
-    if not torch.is_grad_enabled() or not any(
+    if not graph.constants or not torch.is_grad_enabled() or not any(
         isinstance(value, torch.Tensor) and value.requires_grad for value in graph.constants
     ):
         return False

@@ -40,6 +40,11 @@ class OpenGradient:
         self.value = torch.as_tensor(value, dtype=self.value.dtype, device=self.value.device).expand_as(self.value)
 
 
+    def shares(self, node: Node, storages: set[int]) -> bool:
+        """A gradient that is open belongs to the value that the block asked about."""
+        return False
+
+
 @dataclass(frozen=True, slots=True)
 class Target:
     """A value whose gradient is wanted: the moment at which it is open, and whether it is kept on the tensor."""

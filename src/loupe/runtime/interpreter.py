@@ -2,35 +2,22 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from heapq import heappop, heappush
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 
-from loupe.errors import Line, LoupeError, OperationError, OrderError, OverwrittenWarning
+from loupe.errors import LoupeError, OperationError, OrderError
 from loupe.graph.node import Const, Event, Node, Ref, constants_in, map_argument
 from loupe.ops.table import function_of
+from loupe.runtime.aliasing import Aliasing, Tap
+from loupe.runtime.batching import Unavailable
 from loupe.runtime.gradients import Target, leaves_of, run_backward
-from loupe.runtime.plan import Plan, changed_values
-from loupe.runtime.tensors import map_tensors, share_memory, storages_of, summary, tensors_in
-
-
-class Tap(Protocol):
-    """An open site: what passes there now, and a way to change it."""
-
-    event: Event
-
-    def read(self, node: Node) -> Any:
-        """The value at the node's port, narrowed to the rows of its invoke."""
-        ...
-
-    def write(self, node: Node, value: Any) -> None:
-        """Let the model go on with another value."""
-        ...
+from loupe.runtime.plan import Plan
+from loupe.runtime.tensors import summary, tensors_in
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,9 +49,10 @@ class Interpreter:
         self._uses: dict[int, int] = {}
         self._ready: list[int] = []
         self._gate_open: set[int] = set()
-        self._snapshots: dict[int, dict[int, Any]] = {}
         self._differentiated: set[int] = set()
         self._taps: list[Tap] = []
+        self._aliasing = Aliasing(self.values, self.results, self.done, self._taps, surroundings.parameter)
+        self._snapshots = self._aliasing.snapshots
         self._moved: dict[tuple[int, torch.device], torch.Tensor] = {}
         self._dispatch: dict[str, Callable[[Node], Any]] = {
             "read": self._read,
@@ -146,14 +134,17 @@ class Interpreter:
 
     def _free(self, node_id: int) -> None:
         assert self.plan is not None
-        for need in self.plan.needs[node_id]:
+        needs = self.plan.needs[node_id]
+        for need in needs:
             self._drop_use(need, node_id)
-        for held in self.plan.changed_sites(node_id) if node_id in self.plan.memory.mutates else ():
-            if held not in self.plan.needs[node_id]:
-                self._drop_use(held, node_id)
+        if node_id in self.plan.memory.mutates:
+            for held in self.plan.changed_sites(node_id):
+                if held not in needs:
+                    self._drop_use(held, node_id)
         if not self._uses.get(node_id):
             self.values.pop(node_id, None)
-        self._snapshots.pop(node_id, None)
+        if self._snapshots:
+            self._snapshots.pop(node_id, None)
 
     def _drop_use(self, need: int, user: int) -> None:
         assert self.plan is not None
@@ -179,29 +170,15 @@ class Interpreter:
 
     def _tap_of(self, node: Node) -> Tap:
         event = node.site.event
-        return next(tap for tap in reversed(self._taps) if tap.event == event)
+        taps = self._taps
+        place = len(taps) - 1
+        while taps[place].event != event:
+            place -= 1
+        return taps[place]
 
     def _apply(self, node: Node) -> Any:
         assert self.plan is not None
-        function = self.plan.graph.functions.get(node.target) or function_of(node.target)
-        if node.id in self.plan.memory.mutates:
-            return self._apply_in_place(node, function)
-        return self._invoke(node, function)
-
-    def _apply_in_place(self, node: Node, function: Callable[..., Any]) -> Any:
-        assert self.plan is not None
-        storages: set[int] = set()
-        for changed in changed_values(self.plan, node.id):
-            storages |= storages_of(self.values.get(changed))
-        if storages:
-            self._check_site_is_open(node, storages)
-            self._snapshot_earlier_readers(node, storages)
-        before = self._saved_before(node, storages)
-        result = self._invoke(node, function)
-        for name, saved, old in before:
-            if not _same(saved, old):
-                self._warn_overwritten(node, name)
-        return result
+        return self._invoke(node, self.plan.graph.functions.get(node.target) or function_of(node.target))
 
     def _call(self, node: Node) -> Any:
         with self.surroundings.silence(node.target):
@@ -250,11 +227,14 @@ class Interpreter:
             ) from error
 
     def _invoke(self, node: Node, function: Callable[..., Any]) -> Any:
+        assert self.plan is not None
         args = [self._resolve(node, arg) for arg in node.args]
         kwargs = {key: self._resolve(node, arg) for key, arg in node.kwargs.items()} if node.kwargs else {}
         try:
             if any(type(arg) is Const for arg in node.args):
                 args = self._move_constants(node, args)
+            if node.id in self.plan.memory.mutates:
+                return self._aliasing.apply(self.plan, node, (args, kwargs), lambda a: function(*a[0], **a[1]))
             return function(*args, **kwargs)
         except LoupeError:
             raise
@@ -273,9 +253,10 @@ class Interpreter:
         kind = type(arg)
         if kind is Ref:
             snapshots = self._snapshots.get(node.id)
-            if snapshots is not None and arg.node in snapshots:
-                return snapshots[arg.node]
-            return self.values[arg.node]
+            value = self.values[arg.node] if snapshots is None or arg.node not in snapshots else snapshots[arg.node]
+            if type(value) is Unavailable:
+                raise value.error(node.line)
+            return value
         if kind is Const:
             assert self.plan is not None
             return self.plan.graph.constants[arg.index]
@@ -298,57 +279,6 @@ class Interpreter:
                 args[place] = self._moved[key]
         return args
 
-    # -- memory that is shared -----------------------------------------------------------------------------------------
-
-    def _check_site_is_open(self, node: Node, storages: set[int]) -> None:
-        """A tensor of the model may be changed only while the model has not gone on with it."""
-        assert self.plan is not None
-        open_events = {tap.event for tap in self._taps}
-        for read in self.plan.changed_sites(node.id):
-            site = self.plan.graph[read].site
-            if site.event not in open_events and share_memory(self.values.get(read), storages):
-                raise OrderError(
-                    f"{site} is changed in place with a value that the model computes only after it",
-                    remedy="change a copy (`x = x.clone()`), or use values from earlier modules",
-                    line=node.line,
-                )
-
-    def _snapshot_earlier_readers(self, node: Node, storages: set[int]) -> None:
-        """Lines above an in-place change see the tensor as it was, even where they run later."""
-        assert self.plan is not None
-        copies: dict[int, Any] = {}
-        for reader in self.plan.earlier_readers(node.id):
-            if reader in self.done or reader == node.id:
-                continue
-            for ref in self.plan.graph[reader].refs():
-                known = self._snapshots.get(reader, {})
-                if ref in self.values and ref not in known and share_memory(self.values[ref], storages):
-                    if ref not in copies:
-                        copies[ref] = map_tensors(self.values[ref], torch.Tensor.clone)
-                    self._snapshots.setdefault(reader, {})[ref] = copies[ref]
-
-    def _saved_before(self, node: Node, storages: set[int]) -> list[tuple[Node, Any, Any]]:
-        assert self.plan is not None
-        found = []
-        for save in self.plan.earlier_saves(node.id) if storages else ():
-            saved = self.plan.graph[save]
-            value = self.results.get(saved.target)
-            if save in self.done and share_memory(value, storages):
-                found.append((saved, value, map_tensors(value, torch.Tensor.clone)))
-        return found
-
-    def _warn_overwritten(self, node: Node, saved: Node) -> None:
-        line = node.line or Line("<unknown>", 0)
-        warnings.warn_explicit(
-            OverwrittenWarning(
-                f"the value saved at {saved.line} is overwritten in place at {line}; "
-                "to keep it as it was, save a copy: .clone().save()"
-            ),
-            category=OverwrittenWarning,
-            filename=line.filename,
-            lineno=line.number,
-        )
-
     def _late_write(self, node: Node) -> OrderError:
         assert self.plan is not None
         later = self._latest_site(node.id, set())
@@ -370,13 +300,6 @@ class Interpreter:
             if found:
                 return found
         return ""
-
-
-def _same(now: Any, before: Any) -> bool:
-    return all(
-        torch.equal(a, b) or bool(((a == b) | ((a != a) & (b != b))).all())
-        for a, b in zip(tensors_in(now), tensors_in(before), strict=True)
-    )
 
 
 def _require_grad(value: Any) -> None:

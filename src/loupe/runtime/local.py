@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any
@@ -10,15 +10,17 @@ from typing import Any
 import torch
 from torch import nn
 
-from loupe.errors import InputError, Line, LoupeError, NotReachedError, nearest
+from loupe.errors import InputError, Line, LoupeError, NotReachedError
 from loupe.graph.graph import Graph
-from loupe.graph.node import Event, Node
+from loupe.graph.node import Site
 from loupe.graph.steps import Unrolled, unroll
+from loupe.ops.views import first_input
 from loupe.runtime.batching import Rows
 from loupe.runtime.describe import Describer, Undescribed
 from loupe.runtime.forward import Pass
 from loupe.runtime.host import Batch, Host, Input
 from loupe.runtime.meta import Scan, Scanner
+from loupe.runtime.missed import Missed
 from loupe.runtime.ops_tap import Operation
 from loupe.runtime.plan import Plan, make_plan
 from loupe.runtime.rows import SiteAxes
@@ -36,11 +38,20 @@ class LocalRun:
     """The run of one block: takes its inputs, answers peeks, and ends it.
 
     A block without peeks is one pass in the caller's thread. With peeks the pass stands still in a worker thread
-    between them; what has passed already is reached by a new pass with the same random numbers.
+    between them; what has passed already is reached by a new pass with the same random numbers. `attached` are the
+    paths of modules that the model itself does not call: calls that the block makes of them have sites.
     """
 
-    def __init__(self, host: Host, modules: Callable[[str], nn.Module], graph: Graph, scanner: Scanner) -> None:
+    def __init__(
+        self,
+        host: Host,
+        modules: Callable[[str], nn.Module],
+        graph: Graph,
+        scanner: Scanner,
+        attached: Collection[str] = (),
+    ) -> None:
         self._host = host
+        self._attached = attached
         self._modules = modules
         self._graph = graph
         self._scanner = scanner
@@ -82,11 +93,11 @@ class LocalRun:
         node = flat.last[node]
         if self._pass is not None and node in self._pass.interpreter.values:
             return self._pass.interpreter.values[node]
-        plan = make_plan(flat.graph, wanted=[node], keep=range(len(flat.graph)))
+        plan = make_plan(flat.graph, wanted=[node], keep=range(len(flat.graph)), changing=self._changing())
         self._proceed(plan, last=False)
         assert self._pass is not None
         if node not in self._pass.interpreter.done:
-            raise self._not_reached(plan, self._pass, node)
+            raise self._missed().behind(plan, self._pass.interpreter.done, node)
         return self._pass.interpreter.values[node]
 
     def describe(self, node: int) -> Any:
@@ -117,13 +128,31 @@ class LocalRun:
             return devices.pop()
         return self.peek(node).device
 
+    def is_tensor(self, site: Site) -> bool:
+        """Whether the value at a site is a tensor, by one scan of the model; true where that cannot tell."""
+        key = (site.path, site.port, site.op)
+        known = self._scanner.kinds.get(key)
+        if known is None and self._inputs:
+            known = self._scanner.kinds[key] = self._scan_for_tensor(site)
+        return known is not False
+
+    def _scan_for_tensor(self, site: Site) -> bool:
+        stand_in = self._host.stand_in(site)
+        watch = tuple({each.path for each in (site, stand_in) if each is not None and each.op is not None})
+        scan = self._scan(self._merged(), watch)
+        for each in (site, stand_in):
+            if each is not None and each.event in scan.values:
+                value = scan.values[each.event]
+                return isinstance(first_input(value) if site.port == "input" else value, torch.Tensor)
+        return site.port != "inputs"
+
     def operations(self, path: str, call: int) -> list[Operation]:
         """The torch operations of one call of a module, in order, without data."""
         scan = self._scan(self._merged(), (path,))
         if (path, call) not in scan.operations:
             raise NotReachedError(
                 f"{path or 'the model'} is not called in this pass, so it has no operations to list",
-                remedy=self._what_ran(path),
+                remedy=self._missed().what_ran(path),
             )
         return scan.operations[path, call]
 
@@ -136,11 +165,14 @@ class LocalRun:
                 raise InputError(
                     "the block has no input", remedy="pass a prompt to trace(...), or use tracer.invoke(prompt)"
                 )
-            plan = make_plan(self._unrolled().graph)
+            plan = make_plan(self._unrolled().graph, changing=self._changing())
             self._proceed(plan, last=True)
             assert self._pass is not None
             interpreter = self._pass.interpreter
-            error = None if self._pass.stopped_early else self._first_missed(plan, self._pass)
+            if self._pass.stopped_early:
+                error = self._missed().never_reached(plan, interpreter.done, self._attached)
+            else:
+                error = self._missed().first(plan, interpreter.done)
             return Outcome(interpreter.results, error)
         finally:
             self._end_pass()
@@ -179,7 +211,7 @@ class LocalRun:
             _set_random_state(self._random)
         elif pausable:
             self._random = _random_state()
-        self._pass = Pass(self._host, self._modules, self._run_batch(), self._site_axes(), pausable=pausable)
+        self._pass = Pass(self._host, self._modules, self._run_batch(), self._site_axes(), self._attached, pausable=pausable)
 
     def _know_rows(self, plan: Plan) -> None:
         """Find the rows of every site that one prompt of several is about, before a pass needs them."""
@@ -219,6 +251,14 @@ class LocalRun:
         stepwise = any(node.steps is not None for node in self._graph)
         return unroll(self._graph, self.steps() if stepwise else 1)
 
+    def _missed(self) -> Missed:
+        return Missed(lambda watch: self._scan(self._merged(), watch), self._host, self._generation is not None)
+
+    def _changing(self) -> set[str]:
+        """The modules called by the block that change their arguments in place, as `nn.ReLU(inplace=True)` does."""
+        called = {node.target for node in self._graph if node.kind == "call"}
+        return {path for path in called if any(getattr(m, "inplace", False) for m in self._modules(path).modules())}
+
     def _site_axes(self) -> SiteAxes:
         if self._axes is None:
             self._axes = SiteAxes(self._host, self._modules, self._graph, self._inputs, self._scan, self._end_pass)
@@ -230,52 +270,6 @@ class LocalRun:
 
         with self._host.lock:
             return self._scanner.scan(batch, settings, self._host.settings_key(self._graph), tuple(watch))
-
-    # -- what did not run ----------------------------------------------------------------------------------------------
-
-    def _first_missed(self, plan: Plan, ended: Pass) -> LoupeError | None:
-        for node_id in sorted(plan.live - ended.interpreter.done):
-            node = plan.graph[node_id]
-            if node.kind in ("read", "write") and not (self._generation is not None and node.site.call):
-                return self._missed(node)
-        return None
-
-    def _not_reached(self, plan: Plan, ended: Pass, node: int) -> LoupeError:
-        stack, seen = [node], set()
-        while stack:
-            each = stack.pop()
-            if each in seen or each in ended.interpreter.done:
-                continue
-            seen.add(each)
-            if plan.graph[each].kind in ("read", "write"):
-                return self._missed(plan.graph[each])
-            stack.extend(plan.needs.get(each, ()))
-        return NotReachedError("a value was not reached", remedy="report this", line=plan.graph[node].line)
-
-    def _missed(self, node: Node) -> LoupeError:
-        site = node.site
-        return NotReachedError(
-            f"{site} did not run in this pass, so it could not be {'read' if node.kind == 'read' else 'written'}",
-            remedy=self._what_ran(site.path, site.event),
-            line=node.line,
-        )
-
-    def _what_ran(self, path: str, event: Event | None = None) -> str:
-        """A sentence about what did run in place of a module, an operation or a call of it."""
-        try:
-            watch = (path,) if event is not None and event.op is not None else ()
-            scan = self._scan(self._merged(), watch)
-        except Exception:
-            return "name a module that the forward pass calls"
-        if event is not None and event.op is not None and (path, event.call) in scan.operations:
-            names = [f"{op.name}[{op.index}]" for op in scan.operations[path, event.call]]
-            return f"its operations in this pass: {', '.join(names)}"
-        times = len({e.call for e in scan.values if e.path == path and e.op is None})
-        if times:
-            return f"it is called {times} time{'s' if times > 1 else ''} in a pass; calls count from 0"
-        parent = path.rpartition(".")[0]
-        beside = [name for name in scan.calls() if name.startswith(parent) and name not in (path, parent)]
-        return "what does run there: " + nearest(path, beside or scan.calls())
 
 
 def _random_state() -> tuple[torch.Tensor, list[torch.Tensor]]:

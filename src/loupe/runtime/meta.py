@@ -19,7 +19,7 @@ from loupe.runtime.ops_tap import Operation, calling_line, watching
 from loupe.runtime.taps import OpenSite, Taps
 from loupe.runtime.tensors import map_tensors
 
-_MAX_REAL_BUFFER = 1 << 20
+_MAX_REAL = 1 << 20
 
 
 def _drop_data(tensor: torch.Tensor) -> torch.Tensor:
@@ -27,7 +27,10 @@ def _drop_data(tensor: torch.Tensor) -> torch.Tensor:
 
 
 class MetaMode(TorchDispatchMode):
-    """Where a tensor without data meets one with data, go on without; integers that decide the flow stay real."""
+    """Where a tensor without data meets one with data, go on without; integers that decide the flow stay real.
+
+    A model without data asks for masks and positions on its own device, which has none: they are made with data.
+    """
 
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
@@ -40,7 +43,19 @@ class MetaMode(TorchDispatchMode):
                 args, kwargs = tree_map_only(torch.Tensor, _drop_data, (args, kwargs))
             if isinstance(kwargs.get("device"), torch.device):
                 kwargs["device"] = torch.device("meta")
+        elif getattr(kwargs.get("device"), "type", None) == "meta":
+            return _with_data(func, tensors, args, kwargs)
         return func(*args, **kwargs)
+
+
+def _with_data(func: Any, tensors: list[torch.Tensor], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """Make a tensor that was asked for without data: on the CPU where it is small, and is no float that has data."""
+    planned = func(*args, **kwargs)
+    if not isinstance(planned, torch.Tensor) or planned.numel() > _MAX_REAL:
+        return planned
+    if any(tensor.is_floating_point() or tensor.is_complex() for tensor in tensors):
+        return planned
+    return func(*args, **{**kwargs, "device": torch.device("cpu")})
 
 
 @dataclass
@@ -73,7 +88,7 @@ def without_data(module: nn.Module) -> nn.Module:
     for parameter in module.parameters():
         memo[id(parameter)] = nn.Parameter(parameter.detach().to("meta"), requires_grad=parameter.requires_grad)
     for buffer in module.buffers():
-        real = not buffer.is_meta and buffer.numel() <= _MAX_REAL_BUFFER
+        real = not buffer.is_meta and buffer.numel() <= _MAX_REAL
         memo[id(buffer)] = buffer.detach().cpu().clone() if real else buffer.detach().to("meta")
     twin = copy.deepcopy(module, memo)
     for each in twin.modules():
@@ -90,6 +105,7 @@ class Scanner:
         self._prefix = prefix
         self._twin: nn.Module | None = None
         self._cache: dict[Any, Scan] = {}
+        self.kinds: dict[tuple[str, str, str | None], bool] = {}
 
     def twin(self) -> nn.Module:
         """The module without data; made once."""

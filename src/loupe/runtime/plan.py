@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 
 from loupe.graph.graph import Graph
 from loupe.graph.node import Event
-from loupe.graph.passes import Memory, first_refs, needed, trace_memory
+from loupe.graph.passes import Memory, is_opaque, needed, trace_memory
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,20 +63,22 @@ class Plan:
         return roots
 
 
-def make_plan(graph: Graph, *, wanted: Iterable[int] | None = None, keep: Iterable[int] = ()) -> Plan:
-    """Work out a plan for a graph; `wanted` defaults to its saves. Pure: no tensors, no model.
+def make_plan(
+    graph: Graph, *, wanted: Iterable[int] | None = None, keep: Iterable[int] = (), changing: Collection[str] = ()
+) -> Plan:
+    """Work out a plan for a graph; `wanted` defaults to its saves, and functions that may do anything. Pure: no model.
 
-    `keep` are nodes that are done where the pass comes by, although nobody waits for them.
+    `keep` are nodes that are done where the pass comes by, although nobody waits for them. `changing` are the paths of
+    modules that change their arguments in place when a node calls them.
 
     >>> print(make_plan(tracer.graph))
     """
-    memory = trace_memory(graph)
+    memory = trace_memory(graph, changing)
     if wanted is None:
-        wanted = [node.id for node in graph if node.kind == "save"]
+        changed = [node for node, roots in memory.mutates.items() if any(kind == "const" for kind, _ in roots)]
+        wanted = [node.id for node in graph if node.kind == "save" or is_opaque(graph, node)]
+        wanted += changed  # a tensor of the user's own is changed: that leaves the run
     asked = {*wanted, *graph.backwards}
-    asked.update(
-        node for node, roots in memory.mutates.items() if any(kind == "const" for kind, _ in roots)
-    )  # a tensor of the user's own is changed: that leaves the run
     live = needed(graph, memory, asked.union(keep))
     needs: dict[int, tuple[int, ...]] = {}
     users: dict[int, list[int]] = {node: [] for node in live}
@@ -117,8 +119,3 @@ def _gradients(graph: Graph) -> dict[int, tuple[int, ...]]:
                 if backward > node.id:
                     found[backward].update(dict.fromkeys(node.refs()))
     return {backward: tuple(nodes) for backward, nodes in found.items()}
-
-
-def changed_values(plan: Plan, change: int) -> list[int]:
-    """The nodes whose values an in-place node changes directly."""
-    return first_refs(plan.graph[change])

@@ -13,9 +13,10 @@ from torch.utils._pytree import tree_leaves
 from loupe.errors import RowsError
 from loupe.graph.node import RESULT, Event, Node
 from loupe.ops.views import first_input
-from loupe.runtime.batching import Rows, narrow, widen
+from loupe.runtime.batching import SHARED, Rows, narrow, widen
 from loupe.runtime.gradients import Slice
 from loupe.runtime.ops_tap import OnOperation, OperationWatch, watching
+from loupe.runtime.tensors import share_memory
 
 
 class Axes(Protocol):
@@ -50,6 +51,13 @@ class OpenSite:
             except RowsError as error:
                 raise RowsError(error.fact, remedy=error.remedy, line=node.line) from None
         return first_input(value) if node.site.port == "input" else value
+
+    def shares(self, node: Node, storages: set[int]) -> bool:
+        """Whether one of these storages is a tensor that all prompts have in common, where the node is about one."""
+        if self._rows.covers_all(node.invoke):
+            return False
+        leaves = zip(tree_leaves(self.value), self._axes.of(self.event), strict=True)
+        return any(axis == SHARED and share_memory(leaf, storages) for leaf, axis in leaves)
 
     def _remember_rows(self, part: Any, axes: tuple[int, ...], invoke: int) -> None:
         """The model goes on with the whole tensor, so that is where the gradient of these rows arrives."""

@@ -7,6 +7,8 @@ from typing import Any
 
 import torch
 
+_PLAIN = (int, float, complex, str, bytes, torch.dtype, torch.device, torch.layout, type)
+
 
 def tensors_in(value: Any) -> Iterator[torch.Tensor]:
     """The tensors in a value, in order."""
@@ -33,6 +35,11 @@ def map_tensors(value: Any, change: Callable[[torch.Tensor], Any]) -> Any:
         items = {key: map_tensors(item, change) for key, item in value.items()}
         return items if type(value) is dict else type(value)(**items)
     return value
+
+
+def is_plain(value: Any) -> bool:
+    """Whether a value that is no tensor is simple data, in which no tensor can be hidden."""
+    return value is None or isinstance(value, _PLAIN)
 
 
 def _rebuild_tuple(value: tuple[Any, ...], items: list[Any]) -> Any:

@@ -71,6 +71,7 @@ class PausedCall:
         self.error = None
 
     def _run(self, body: Callable[[PausedCall], None], restore: Callable[[], Any]) -> None:
+        torch.get_num_threads()  # MKL would build its team of threads here before torch has set how many: slow for good
         self._go.acquire()
         try:
             with restore():

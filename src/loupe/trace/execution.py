@@ -7,6 +7,7 @@ from typing import Any, Protocol
 import torch
 
 from loupe.errors import Line, LoupeError
+from loupe.graph.node import Site
 
 
 class Outcome(Protocol):
@@ -44,6 +45,10 @@ class Execution(Protocol):
 
     def steps(self) -> int:
         """The most steps that the run can have."""
+        ...
+
+    def is_tensor(self, site: Site) -> bool:
+        """Whether the value at a site is a tensor; true where that is not known."""
         ...
 
     def device(self, node: int) -> torch.device:

@@ -17,11 +17,11 @@ class Generation(Proxy):
     The plain call runs when its ids `[batch, seq]` are first used.
     """
 
-    __slots__ = ("_plain", "_tracer")
+    __slots__ = ("__weakref__", "_block_site", "_cell", "_plain", "_recorder", "_ref", "_tracer")
 
     def __init__(self, tracer: Tracer, plain: Callable[[], Any]) -> None:
-        super().__init__(tracer._recorder, Ref(-1))
-        set_slot(self, "_cell", Cell())
+        for name, value in (("_recorder", tracer._recorder), ("_ref", Ref(-1)), ("_cell", Cell()), ("_block_site", None)):
+            set_slot(self, name, value)
         set_slot(self, "_tracer", tracer)
         set_slot(self, "_plain", plain)
 

@@ -5,11 +5,13 @@ from __future__ import annotations
 import copy
 import functools
 import operator
+import weakref
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+from torch.overrides import TorchFunctionMode
 
 from loupe.errors import BlockError, UnknownModuleError, UnsavedError, nearest
 from loupe.graph.node import Ref, Site
@@ -32,9 +34,10 @@ _STRUCT_FIELDS = frozenset(("max", "min", "sign", "inverse"))
 class Cell:
     """Where the value of a saved node is put when the block has run."""
 
-    __slots__ = ("filled", "most", "steps", "value")
+    __slots__ = ("filled", "most", "proxy", "steps", "value")
 
-    def __init__(self) -> None:
+    def __init__(self, proxy: Any = None) -> None:
+        self.proxy = None if proxy is None else weakref.ref(proxy)
         self.filled = False
         self.value: Any = None
         self.most = 0
@@ -54,13 +57,12 @@ class Proxy:
     torch.Size([1, 1, 96])
     """
 
-    __slots__ = ("__weakref__", "_cell", "_recorder", "_ref")
+    __slots__ = ()
     __array_priority__ = 1000
-
-    def __init__(self, recorder: Recorder, ref: Ref) -> None:
-        set_slot(self, "_recorder", recorder)
-        set_slot(self, "_ref", ref)
-        set_slot(self, "_cell", None)
+    _cell: Cell | None
+    _recorder: Recorder
+    _ref: Ref
+    _block_site: Site | None
 
     # -- the value -----------------------------------------------------------------------------------------------------
 
@@ -118,7 +120,7 @@ class Proxy:
         return self._recorder.apply("python.getattr", (self, name))
 
     def __setattr__(self, name: str, value: Any) -> None:
-        if name in Proxy.__slots__:
+        if name in _OWN_NAMES:
             set_slot(self, name, value)
         elif self._recorder.open and name == "grad":
             self._recorder.write_gradient(self, value)
@@ -147,19 +149,15 @@ class Proxy:
     def __torch_function__(
         cls, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
-        kwargs = kwargs or {}
-        recorder = _open_recorder((args, kwargs))
-        if recorder is None:
-            return func(*unwrap(args), **unwrap(kwargs))
-        return recorder.apply_function(func, args, kwargs)
+        return call_function(func, args, kwargs or {})
 
     @property
     def __class__(self) -> type:
         if _is_filled(self):
-            return type(self._cell.value)
+            return type(self._cell.value)  # pyrefly: ignore
         if self._recorder.open:
             return type(_describe(self))
-        return Proxy
+        return type(self)
 
     def __repr__(self) -> str:
         if _is_filled(self):
@@ -214,16 +212,22 @@ class Proxy:
             return iter(described)
         if isinstance(described, torch.Tensor) and described.dim() == 0:
             raise TypeError("iteration over a 0-d tensor")
-        return iter([Proxy.__getitem__(self, place) for place in range(len(described))])
+        apply = self._recorder.apply
+        return iter([apply("operator.getitem", (self, place)) for place in range(len(described))])
 
     def __getitem__(self, key: Any) -> Any:
         if self._recorder.open:
+            if self._block_site is not None and type(key) is int and key == 0:
+                return self._recorder.apply("loupe.hidden_states", (self,))
             return self._recorder.apply("operator.getitem", (self, key))
         return self.value[unwrap(key)]
 
     def __setitem__(self, key: Any, value: Any) -> None:
         if self._recorder.open:
-            self._recorder.apply("operator.setitem", (self, key, value))
+            if self._block_site is not None and type(key) is int and key == 0:
+                self._recorder.write(self._block_site, self._recorder.apply("loupe.with_hidden_states", (self, value)))
+            else:
+                self._recorder.set_item(self, key, value)
         else:
             self.value[unwrap(key)] = unwrap(value)
 
@@ -253,27 +257,105 @@ class Proxy:
 
 
 set_slot = object.__setattr__
+_OWN_NAMES = ("_block_site", "_cell", "_recorder", "_ref")
 
 
-class HiddenStatesProxy(Proxy):
-    """The output of a decoder block: `[0]`, the literal 0, is its hidden states under every version of transformers."""
+class ValueProxy(Proxy):
+    """A value of a block that is no tensor: a tuple, a model output, a dict."""
 
-    __slots__ = ("_site",)
+    __slots__ = ("__weakref__", *_OWN_NAMES)
 
-    def __init__(self, recorder: Recorder, ref: Ref, site: Site) -> None:
-        super().__init__(recorder, ref)
-        set_slot(self, "_site", site)
+
+class TensorProxy(Proxy, torch.Tensor):
+    """A value of a block that is, or may be, a tensor.
+
+    It is a tensor by type, so that torch's own argument parser may look at it: a tensor without data stands in for the
+    value until the block has run. Then a saved one becomes a tensor that shares the value's memory (`SavedTensor`).
+    """
+
+
+class SavedTensor(torch.Tensor):
+    """A saved value after its block: a tensor that shares the memory of `.value`; results of functions are plain tensors."""
+
+    __torch_function__ = torch._C._disabled_torch_function_impl
+
+    @property
+    def value(self) -> Any:
+        """The bare tensor, as the run gave it."""
+        return self.__dict__["_value"]
+
+    def save(self, name: str | None = None) -> SavedTensor:
+        """It is saved already."""
+        return self
+
+    @property
+    def grad(self) -> Any:
+        """The gradient that the run, or a backward pass since, left on the value."""
+        return self.value.grad
+
+    @grad.setter
+    def grad(self, gradient: Any) -> None:
+        self.value.grad = gradient
+
+    def retain_grad(self) -> None:
+        """Keep the gradient of the value."""
+        self.value.retain_grad()
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__") or "_value" not in self.__dict__:
+            raise AttributeError(name)
+        return getattr(self.value, name)
 
     def __getitem__(self, key: Any) -> Any:
-        if type(key) is int and key == 0 and self._recorder.open:
-            return self._recorder.apply("loupe.hidden_states", (self,))
-        return super().__getitem__(key)
+        return self.value[key] if isinstance(key, str) else super().__getitem__(key)
 
-    def __setitem__(self, key: Any, value: Any) -> None:
-        if type(key) is int and key == 0 and self._recorder.open:
-            self._recorder.write(self._site, self._recorder.apply("loupe.with_hidden_states", (self, value)))
-        else:
-            super().__setitem__(key, value)
+    def __format__(self, spec: str) -> str:
+        value = self.value
+        return format(value.item(), spec) if spec and value.dim() == 0 else format(value, spec)
+
+    def __repr__(self, *, tensor_contents: Any = None) -> str:
+        return repr(self.value)
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        return self.value.__reduce_ex__(protocol)
+
+    def __copy__(self) -> Any:
+        return copy.copy(self.value)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Any:
+        return copy.deepcopy(self.value, memo)
+
+
+# What a tensor proxy is to torch's argument parser, which reads numbers and sizes before it asks for our functions.
+_STAND_IN = torch.empty((), dtype=torch.int64, device="meta")
+
+
+def make_proxy(recorder: Recorder, ref: Ref, *, tensor: bool = True, block_site: Site | None = None) -> Proxy:
+    """A handle on a node; `tensor` says whether its value is, or may be, a tensor."""
+    proxy: Any
+    if tensor:
+        proxy = torch.Tensor._make_subclass(TensorProxy, _STAND_IN)
+        proxy.__dict__.update(_recorder=recorder, _ref=ref, _cell=None, _block_site=block_site)
+        return proxy
+    proxy = ValueProxy()
+    for name, value in zip(_OWN_NAMES, (block_site, None, recorder, ref), strict=True):
+        set_slot(proxy, name, value)
+    return proxy
+
+
+def settle(proxy: Any) -> None:
+    """Let a saved proxy be its value, where that is a tensor."""
+    value = proxy._cell.value
+    if type(proxy) is not TensorProxy or not isinstance(value, torch.Tensor) or value.layout != torch.strided:
+        if type(proxy) is TensorProxy and type(value) in (bool, int, float):
+            torch._C._swap_tensor_impl(proxy, torch.tensor(value))  # torch reads numbers from the tensor itself
+        return
+    with torch.set_grad_enabled(value.requires_grad):
+        alias = torch.ops.aten.alias.default(value.as_subclass(torch.Tensor))
+    torch._C._swap_tensor_impl(proxy, alias)
+    proxy.__dict__.clear()
+    object.__dict__["__class__"].__set__(proxy, SavedTensor)
+    proxy.__dict__["_value"] = value
 
 
 # The keys of a dict are known without a run; its values are recorded one by one.
@@ -404,6 +486,37 @@ def _open_recorder(value: Any) -> Recorder | None:
     return None
 
 
+_FACTORIES = frozenset(
+    "tensor as_tensor asarray scalar_tensor from_numpy zeros ones full empty empty_strided arange range linspace logspace "
+    "eye rand randn randint randperm tril_indices triu_indices manual_seed is_tensor".split()
+)
+
+
+def call_function(func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """A torch function on values of a block: recorded while it is open, called on the values after it.
+
+    Functions that make tensors from numbers get the numbers.
+    """
+    recorder = _open_recorder((args, kwargs))
+    if recorder is None or getattr(func, "__name__", "") in _FACTORIES:
+        return func(*unwrap(args), **unwrap(kwargs))
+    if getattr(func, "__name__", "") in ("__get__", "__set__"):
+        raise AttributeError("this attribute of a tensor is not recorded in a block")
+    return recorder.apply_function(func, args, kwargs)
+
+
+class BlockMode(TorchFunctionMode):
+    """Active while a block is open: hands over the calls in which torch sees a value of the block only as a number."""
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        """Call the function, or record it where a value of a block is among its arguments."""
+        if _open_recorder((args, kwargs or {})) is None:
+            return func(*args, **(kwargs or {}))
+        return call_function(func, args, kwargs or {})
+
+
 def unwrap(value: Any) -> Any:
     """Replace proxies by their values, through containers."""
     kind = type(value)
@@ -460,4 +573,16 @@ def _define_operators() -> None:
         setattr(Proxy, f"__{name}__", _operator(name, getattr(operator, name)))
 
 
+def _define_names() -> None:
+    """Send every public name of a tensor through `Proxy.__getattr__`, which knows what is recorded and what is known."""
+    for name in dir(torch.Tensor):
+        if not name.startswith("_") and name not in Proxy.__dict__:
+            setattr(TensorProxy, name, property(functools.partial(_named, name)))
+
+
+def _named(name: str, proxy: Proxy) -> Any:
+    return Proxy.__getattr__(proxy, name)
+
+
 _define_operators()
+_define_names()

@@ -16,7 +16,7 @@ from loupe.graph.steps import step_name
 from loupe.ops.table import function_name
 from loupe.trace.containers import find_proxies, replace_proxies
 from loupe.trace.execution import Execution
-from loupe.trace.proxy import Cell, HiddenStatesProxy, Proxy
+from loupe.trace.proxy import BlockMode, Cell, Proxy, isinstance_proxy, make_proxy, settle
 from loupe.trace.source import user_line
 
 _INLINE = frozenset(
@@ -25,6 +25,12 @@ _INLINE = frozenset(
         *(torch.dtype, torch.device, torch.layout, torch.memory_format),
     )
 )
+_SEVERAL = frozenset(
+    "split chunk unbind topk sort kthvalue split_with_sizes tensor_split hsplit vsplit dsplit svd qr eigh eig slogdet aminmax "
+    "var_mean std_mean cummax cummin lstsq lu_factor lu inv_ex cholesky_ex meshgrid broadcast_tensors with_hidden_states "
+    "with_logits with_item unsafe_chunk unsafe_split geqrf frexp histogram".split()
+)
+_BY_DIMENSION = frozenset(("max", "min", "median", "nanmedian", "mode"))
 _open = threading.local()
 
 
@@ -113,7 +119,7 @@ class Recorder:
             if view == "logits":
                 proxy = self._append("apply", "loupe.logits", (proxy._ref,), line=line)
             elif view == "hidden_states":
-                proxy = HiddenStatesProxy(self, proxy._ref, site)
+                proxy = make_proxy(self, proxy._ref, tensor=self.execution.is_tensor(site), block_site=site)
             reads[key] = proxy
         return proxy
 
@@ -157,7 +163,7 @@ class Recorder:
             raise BlockError(
                 f"two values are saved as {name!r}", remedy="give each its own name", line=user_line(sys._getframe(2))
             )
-        cell = Cell()
+        cell = Cell(proxy)
         outer, self.steps = self.steps, self.graph[proxy._ref.node].steps
         if self.steps is not None:
             cell.most = self.execution.steps()
@@ -188,7 +194,26 @@ class Recorder:
                 ref.node, kind, target, args, kwargs or {}, self.invoke, line or user_line(sys._getframe(2)), self.steps
             )
         )
-        return Proxy(self, ref)
+        return make_proxy(self, ref, tensor=self._is_tensor(kind, target, args, kwargs))
+
+    def set_item(self, proxy: Proxy, key: Any, value: Any) -> None:
+        """Record `value[key] = …`: in place in a tensor, a list or a dict; a tuple or model output is written anew."""
+        node = self.graph[proxy._ref.node]
+        if node.kind == "read" and type(key) in (int, str) and not self.execution.is_tensor(node.site):
+            self.write(node.site, self.apply("loupe.with_item", (proxy, key, value)))
+        else:
+            self.apply("operator.setitem", (proxy, key, value))
+
+    def _is_tensor(self, kind: str, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any] | None) -> bool:
+        """Whether a node's value is, or may be, a tensor."""
+        if kind == "read":
+            return target.port == "grad" or self.execution.is_tensor(target)
+        if kind != "apply":
+            return True
+        name = target.rpartition(".")[2]
+        if name in _BY_DIMENSION:
+            return len(args) < 2 and not (kwargs and "dim" in kwargs) or type(args[-1]) is Ref
+        return name not in _SEVERAL
 
     # -- steps of a generation -----------------------------------------------------------------------------------------
 
@@ -253,6 +278,8 @@ class Recorder:
                 )
         self.open = True
         open_recorders().append(self)
+        self._mode = BlockMode()
+        self._mode.__enter__()
 
     def end(self) -> None:
         """Close the block; nothing is recorded from here on."""
@@ -260,6 +287,7 @@ class Recorder:
         stack = open_recorders()
         if self in stack:
             stack.remove(self)
+            self._mode.__exit__(None, None, None)
 
     def fill(self, results: dict[str, Any]) -> None:
         """Give the saved values to the user's handles, and put them into saved containers."""
@@ -271,6 +299,10 @@ class Recorder:
                 cell.value, cell.filled = results[name], True
         for container in self.containers:
             replace_proxies(container, self)
+        for cell in self.cells.values():
+            proxy = cell.proxy() if cell.proxy is not None and cell.filled else None
+            if proxy is not None:
+                settle(proxy)
 
     def keep_container(self, container: Any) -> Any:
         """Keep the values that a list or dict holds when the block ends."""

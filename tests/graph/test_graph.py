@@ -71,7 +71,7 @@ def test_a_recorded_graph_prints_a_node_a_line_with_the_line_of_the_user(tmp_pat
 def test_a_graph_without_source_prints_file_and_number():
     graph = graph_of(read(), save(0))
     graph.nodes[0].line = graph.nodes[1].line = Line("<nowhere>", 3)
-    assert str(graph) == "%0 = read a.output          # <nowhere>:3\n%1 = save %0 as 'kept'"
+    assert str(graph) == "%0 = read a.output      # <nowhere>:3\n%1 = save %0 as 'kept'"
 
 
 def test_every_kind_of_node_prints_its_parts():
@@ -90,7 +90,7 @@ def test_every_kind_of_node_prints_its_parts():
         "%0 = read a.b.calls[2].inputs",
         "%1 = read a.ops.softmax[1].input",
         "%2 = parameter a.weight",
-        "%3 = a:call(%0, scale='a long constant of text that goes on a...)",
+        "%3 = a:call(%0, scale='a long constant of text that goes on...)",
         "%4 = operator.getitem(%0, (:2, 1::3, None, ..., %1))",
         "%5 @1 = torch.where(%0, [%1, (%2,)], {'k': %3})",
         "%6 = read model.output",
@@ -155,6 +155,7 @@ def test_a_sound_graph_passes():
     lint(graph_of(read(), apply("local.mine", Ref(0)), functions={"local.mine": abs}))
 
 
+# FAILS: "does not name a site": Node.gradient_of asks a target that is no Site for its port before lint has looked at it
 @pytest.mark.parametrize("fact", BROKEN)
 def test_each_broken_rule_is_named_with_its_line_and_a_way_out(fact):
     graph = sound()

@@ -115,7 +115,6 @@ def test_a_table_that_has_the_batchs_length_is_never_sliced(sizes):
         assert hidden.shape == (size, 8)
 
 
-# FAILS in place: a shared leaf is handed out as it is, so one prompt changes it for all of them
 @pytest.mark.parametrize("in_place", [False, True])
 def test_a_shared_value_is_not_written_by_one_prompt(in_place):
     model = Model(tiny.stack())
@@ -435,7 +434,6 @@ class Sums(nn.Module):
         return one + two
 
 
-# FAILS: the write is lost without an error; `narrow` rebuilds the container, and the change stays in the copy
 @pytest.mark.parametrize(("kind", "key"), [("list", 1), ("dict", 1), ("model", "hidden_states")])
 def test_an_entry_that_one_prompt_assigns_goes_on_for_that_prompt(kind, key):
     model = Model(nn.Sequential(Entries(kind), Sums()))
@@ -449,7 +447,6 @@ def test_an_entry_that_one_prompt_assigns_goes_on_for_that_prompt(kind, key):
     close(other, torch.ones(2, 2))
 
 
-# FAILS: a cache is no tensor, so it is handed out whole: the keys and values of every prompt of the batch
 def test_a_cache_is_that_of_the_prompt_or_is_refused():
     model = LanguageModel(tiny.hf_model("gpt2"))
     try:
@@ -463,7 +460,6 @@ def test_a_cache_is_that_of_the_prompt_or_is_refused():
     assert cache.layers[0].keys.shape[0] == 1
 
 
-# FAILS: a scalar does not grow with the batch, so the mean over all prompts passes for a value that is shared
 def test_a_loss_is_that_of_the_prompt_or_is_refused():
     model = LanguageModel(tiny.hf_model("gpt2"))
     try:

@@ -63,7 +63,6 @@ def test_reading_a_module_that_never_runs_raises_says_what_ran_and_fills_the_res
     assert caught.value.remedy
 
 
-# FAILS: a pass that stops early (at the model's own output too) forgets the writes that it never came to
 def test_writing_a_module_that_never_runs_raises_and_fills_the_rest(x):
     model = Model(tiny.net())
     with pytest.raises(NotReachedError, match=r"never\.output did not run in this pass, so it could not be written"):
@@ -78,7 +77,6 @@ def test_writing_a_module_that_never_runs_raises_and_fills_the_rest(x):
     same(out, tiny.net()(x)["logits"].detach())
 
 
-# FAILS: as above, for the in-place write
 def test_a_call_that_does_not_happen_says_how_often_the_module_runs(x):
     model = Model(tiny.net())
     with pytest.raises(NotReachedError, match=r"shared\.calls\[3\]\.output") as caught:
@@ -188,7 +186,6 @@ def test_none_as_an_output_is_refused_and_never_silently_lost(wide):
             model.output.save()
 
 
-# FAILS: only writes of another shape are remembered for WriteError; the model's IndexError comes out bare
 def test_a_write_of_values_that_break_the_model_says_which_write():
     model = LanguageModel(tiny.hf_model("gpt2"))
     with pytest.raises(WriteError, match=r"transformer\.wte\.input"):
@@ -197,7 +194,6 @@ def test_a_write_of_values_that_break_the_model_says_which_write():
             model.output.save()
 
 
-# FAILS: as above, with torch's RuntimeError about dtypes
 def test_a_write_of_another_dtype_that_breaks_the_model_says_which_write(wide):
     model = Model(tiny.stack())
     with pytest.raises(WriteError, match=r"layers\.0\.output"):

@@ -103,7 +103,6 @@ def test_a_line_writes_into_the_users_own_tensor():
     ],
     ids=["method", "view", "torch.zero_", "out", "nn.init", "F.hardtanh_", "torch.clamp_", "loupe.fn", "transposed"],
 )
-# FAILS: torch.zero_, torch.clamp_, nn.init and loupe.fn, whose effect the opset does not know: dropped as dead nodes
 def test_an_in_place_change_of_a_site_reaches_the_model_whichever_function_makes_it(write):
     model = Model(Pass())
     with model.trace(value()):

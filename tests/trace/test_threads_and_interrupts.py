@@ -34,14 +34,15 @@ def nothing_is_left_behind():
 
 
 class Act(nn.Module):
-    """Calls a function when it runs, and hands its input on."""
+    """Calls a function when it runs on real tensors, and hands its input on."""
 
     def __init__(self, action=lambda: None):
         super().__init__()
         self.action = action
 
     def forward(self, x):
-        self.action()
+        if not x.is_meta:
+            self.action()
         return x
 
 
@@ -61,13 +62,6 @@ def once(error):
             raise error
 
     return action
-
-
-def armed(model):
-    """Let the model's inner action be seen by real passes alone: scans run on a copy that was made before."""
-    with model.trace(value()):
-        assert model[0].output.shape == (3, 8)
-    return model
 
 
 def works(model, module):

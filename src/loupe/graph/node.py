@@ -127,7 +127,7 @@ class Node:
     @property
     def gradient_of(self) -> int | None:
         """The node whose gradient a read or a write is about; None for every other node."""
-        if self.kind in ("read", "write") and self.target.port == "grad":
+        if isinstance(self.target, Site) and self.target.port == "grad":
             return int(self.target.path.removeprefix("%"))
         return None
 

@@ -13,7 +13,7 @@ from torch.utils._pytree import tree_flatten, tree_unflatten
 
 from loupe.errors import InputError
 from loupe.graph.graph import Graph
-from loupe.graph.node import Site
+from loupe.graph.node import Event, Site
 from loupe.runtime.host import Batch, Host, Input
 
 Collate = Callable[[list[tuple[tuple[Any, ...], dict[str, Any]]]], tuple[tuple[Any, ...], dict[str, Any], list[int]]]
@@ -92,6 +92,10 @@ class ModuleHost:
     def stand_in(self, site: Site) -> Site | None:
         """A plain module's sites are where they are named."""
         return None if self._whole is None else self._whole.stand_in(site)
+
+    def reorders(self, event: Event) -> bool:
+        """A plain module's rows stay in order, as far as one can know."""
+        return self._whole is not None and self._whole.reorders(event)
 
     def view(self, path: str, port: str) -> str | None:
         """A plain module's values are seen as they are."""

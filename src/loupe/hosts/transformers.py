@@ -7,6 +7,7 @@ import os
 import threading
 from collections.abc import Generator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from torch import nn
 
 from loupe.errors import InputError, LoadError
 from loupe.graph.graph import Graph
-from loupe.graph.node import RESULT, Ref, Site
+from loupe.graph.node import RESULT, Event, Ref, Site
 from loupe.hosts.bundled import bundled_names, bundled_path
 from loupe.hosts.prompts import Tokens, join_tokens, tokens_of
 from loupe.runtime.host import Batch, Input
@@ -42,7 +43,8 @@ class TransformersHost:
         self.name = model if isinstance(model, str) else type(model).__name__
         self.dispatched = True
         self._options = _normalized(options or {})
-        self._loading: dict[str, Any] = {}
+        self._attentions: dict[str, bool] = {}
+        self._block_names: frozenset[str] | None = None
         if isinstance(model, nn.Module):
             self._module = model
             self.tokenizer = tokenizer
@@ -176,8 +178,8 @@ class TransformersHost:
             return int(new)
         return max(int(most or 20) - batch.kwargs["input_ids"].shape[1], 1)
 
-    def _accepted(self) -> set[str]:
-        return set(inspect.signature(self._module.forward).parameters)
+    def _accepted(self) -> frozenset[str]:
+        return _parameters_of(type(self._module))
 
     def _input_device(self) -> torch.device:
         get = getattr(self._module, "get_input_embeddings", None)
@@ -190,8 +192,10 @@ class TransformersHost:
     def _check_length(self, part: Tokens, each: Input) -> None:
         """A learned table of positions has an end; rotary and other computed positions have none here."""
         most = getattr(getattr(self._module, "config", None), "max_position_embeddings", None)
+        if not isinstance(most, int) or part.ids.shape[-1] <= most:
+            return
         length = int(part.mask.sum(-1).max())
-        if not isinstance(most, int) or length <= most:
+        if length <= most:
             return
         tables = (
             m
@@ -219,8 +223,14 @@ class TransformersHost:
     # -- how a run is set up -------------------------------------------------------------------------------------------
 
     def settings(self, graph: Graph, module: nn.Module) -> AbstractContextManager[None]:
-        """Eager attention for the length of a run whose graph reads a pattern; the fast kernel for every other."""
-        return eager_attention(module) if self._reads_pattern(graph) else nullcontext()
+        """Eager attention for the length of a run whose graph reads a pattern; the fast kernel for every other.
+
+        A copy, which has no data, runs its experts in the way that does not depend on data.
+        """
+        changes = {"_attn_implementation_internal": "eager"} if self._reads_pattern(graph) else {}
+        if module is not self._module and all(module is not each for each in self._module.modules()):
+            changes["_experts_implementation_internal"] = "batched_mm"
+        return configured(module, changes) if changes else nullcontext()
 
     def settings_key(self, graph: Graph) -> str:
         """Which of the two a graph runs with."""
@@ -232,6 +242,15 @@ class TransformersHost:
         if name not in _DROPOUTS or site.op is not None:
             return None
         return Site(parent, site.port, site.call, "dropout", 0)
+
+    def reorders(self, event: Event) -> bool:
+        """What passes inside experts is sorted by expert, in an order that depends on the data."""
+        path = event.path if event.op is not None else event.path.rpartition(".")[0]
+        while path:
+            if "experts" in type(self._module.get_submodule(path)).__name__.lower():
+                return True
+            path = path.rpartition(".")[0]
+        return False
 
     def _reads_pattern(self, graph: Graph) -> bool:
         attentions: set[int] = set()
@@ -254,7 +273,11 @@ class TransformersHost:
 
     def is_attention(self, path: str) -> bool:
         """Whether a module computes attention, by the library's own class names."""
-        return bool(path) and "attention" in type(self._module.get_submodule(path)).__name__.lower()
+        found = self._attentions.get(path)
+        if found is None:
+            name = type(self._module.get_submodule(path)).__name__
+            found = self._attentions[path] = bool(path) and "attention" in name.lower()
+        return found
 
     def view(self, path: str, port: str) -> str | None:
         """How a site is to be seen: the model's output as logits, a decoder block's output by its hidden states."""
@@ -273,9 +296,16 @@ class TransformersHost:
         if not isinstance(self._module.get_submodule(parent), nn.ModuleList):
             return False
         module = self._module.get_submodule(path)
-        names = {name for base in self._module.modules() for name in (getattr(base, "_no_split_modules", None) or ())}
+        if self._block_names is None:
+            named = (getattr(base, "_no_split_modules", None) or () for base in self._module.modules())
+            self._block_names = frozenset(name for names in named for name in names)
         bases = {base.__name__ for base in type(module).__mro__}
-        return type(module).__name__ in names or "GradientCheckpointingLayer" in bases
+        return type(module).__name__ in self._block_names or "GradientCheckpointingLayer" in bases
+
+
+@cache
+def _parameters_of(kind: type[nn.Module]) -> frozenset[str]:
+    return frozenset(inspect.signature(kind.forward).parameters)
 
 
 def positions(mask: torch.Tensor) -> torch.Tensor:
@@ -284,19 +314,17 @@ def positions(mask: torch.Tensor) -> torch.Tensor:
 
 
 @contextmanager
-def eager_attention(module: nn.Module) -> Generator[None]:
-    """Let a model compute attention patterns as tensors for a while."""
-    configs: dict[int, Any] = {
-        id(m.config): m.config for m in module.modules() if hasattr(getattr(m, "config", None), "_attn_implementation")
-    }
-    before = [(config, config._attn_implementation_internal) for config in configs.values()]
+def configured(module: nn.Module, changes: dict[str, str]) -> Generator[None]:
+    """Let a model compute attention or experts in another way for a while."""
+    configs = {id(m.config): m.config for m in module.modules() if hasattr(m, "config")}
+    before = [(c, name, getattr(c, name)) for c in configs.values() for name in changes if hasattr(c, name)]
     try:
-        for config in configs.values():
-            config._attn_implementation_internal = "eager"
+        for config, name, _ in before:
+            setattr(config, name, changes[name])
         yield
     finally:
-        for config, value in before:
-            config._attn_implementation_internal = value
+        for config, name, value in before:
+            setattr(config, name, value)
 
 
 def _normalized(options: dict[str, Any]) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from torch import nn
 
 from loupe.errors import Line
 from loupe.graph.graph import Graph
-from loupe.graph.node import Site
+from loupe.graph.node import Event, Site
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,4 +76,8 @@ class Host(Protocol):
 
     def stand_in(self, site: Site) -> Site | None:
         """Another site at which the same value passes, where the named module may not be called."""
+        ...
+
+    def reorders(self, event: Event) -> bool:
+        """Whether rows pass there in an order that depends on the data, so that a scan cannot tell whose they are."""
         ...

@@ -35,6 +35,8 @@ class Missed:
             event = node.site.event
             if event.phase == "grad" or event.path == RESULT or is_within(event.path, attached):
                 continue
+            if self._host.reorders(event):  # what runs inside experts is not what a scan sees
+                continue
             other = self._host.stand_in(node.site)
             names = [event] if other is None else [event, other.event]
             scan = self._scan(tuple(sorted({name.path for name in names if name.op is not None})))

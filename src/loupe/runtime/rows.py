@@ -65,7 +65,7 @@ class SiteAxes:
         unseen = []
         for event in missing:
             name = next((n for n in asked[event] if all(n in scan.values for scan in scans)), None)
-            if name is None:
+            if name is None or self._host.reorders(name):
                 unseen.append(event)
                 continue
             shapes = [leaf_shapes(scan.values[name]) for scan in scans]

@@ -290,12 +290,35 @@ class SavedTensor(torch.Tensor):
 
     @property
     def grad(self) -> Any:
-        """The gradient that the run, or a backward pass since, left on the value."""
-        return self.value.grad
+        """The gradient that the run, or a backward pass since, left on the value or on this tensor."""
+        own = torch.Tensor.grad.__get__(self) if self.is_leaf else None
+        return self.value.grad if own is None else own
 
     @grad.setter
     def grad(self, gradient: Any) -> None:
         self.value.grad = gradient
+
+    @property
+    def requires_grad(self) -> bool:
+        """Whether gradients are tracked for it."""
+        return torch.Tensor.requires_grad.__get__(self)
+
+    @requires_grad.setter
+    def requires_grad(self, tracked: bool) -> None:
+        self.value.requires_grad = tracked
+        torch.Tensor.requires_grad.__set__(self, tracked)
+
+    def requires_grad_(self, requires_grad: bool = True) -> SavedTensor:
+        """Track gradients from here on."""
+        self.requires_grad = requires_grad
+        return self
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> Any:
+        array = self.value.detach().cpu().numpy()
+        return array if dtype is None and not copy else np.array(array, dtype=dtype)
+
+    def __array_wrap__(self, array: Any, context: Any = None, return_scalar: bool = False) -> Any:
+        return torch.as_tensor(array)
 
     def retain_grad(self) -> None:
         """Keep the gradient of the value."""
@@ -305,9 +328,6 @@ class SavedTensor(torch.Tensor):
         if name.startswith("__") or "_value" not in self.__dict__:
             raise AttributeError(name)
         return getattr(self.value, name)
-
-    def __getitem__(self, key: Any) -> Any:
-        return self.value[key] if isinstance(key, str) else super().__getitem__(key)
 
     def __format__(self, spec: str) -> str:
         value = self.value
@@ -324,6 +344,13 @@ class SavedTensor(torch.Tensor):
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Any:
         return copy.deepcopy(self.value, memo)
+
+
+class SavedOutput(SavedTensor):
+    """A saved model output that is seen as its logits: its fields are attributes and items too."""
+
+    def __getitem__(self, key: Any) -> Any:
+        return self.value[key] if isinstance(key, str) else super().__getitem__(key)
 
 
 # What a tensor proxy is to torch's argument parser, which reads numbers and sizes before it asks for our functions.
@@ -354,7 +381,7 @@ def settle(proxy: Any) -> None:
         alias = torch.ops.aten.alias.default(value.as_subclass(torch.Tensor))
     torch._C._swap_tensor_impl(proxy, alias)
     proxy.__dict__.clear()
-    object.__dict__["__class__"].__set__(proxy, SavedTensor)
+    object.__dict__["__class__"].__set__(proxy, SavedTensor if type(value) is torch.Tensor else SavedOutput)
     proxy.__dict__["_value"] = value
 
 

@@ -126,5 +126,8 @@ class Root(Envoy):
             scanner = self._scanners[path] = Scanner(lambda: host.module, path)
         graph = Graph()
         return Tracer(
-            Recorder(self, LocalRun(host, self.module_at, graph, scanner, self._attached), graph, line), args, kwargs, generation
+            Recorder(self, LocalRun(host, self.module_at, graph, scanner, self._attached), graph, line),
+            args,
+            kwargs,
+            generation,
         )

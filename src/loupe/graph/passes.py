@@ -105,7 +105,9 @@ def _changes(graph: Graph, node: Node, changing: Collection[str]) -> bool:
     if node.kind != "apply":
         return False
     kwargs = node.kwargs
-    return effect_of(node.target) == "inplace" or is_opaque(graph, node) or "out" in kwargs or bool(kwargs.get("inplace"))
+    return (
+        effect_of(node.target) == "inplace" or is_opaque(graph, node) or "out" in kwargs or bool(kwargs.get("inplace"))
+    )
 
 
 def is_opaque(graph: Graph, node: Node) -> bool:

@@ -132,7 +132,7 @@ class Aliasing:
             if tap.shares(origin, tensors):
                 raise RowsError(
                     f"{origin.site} is shared by all prompts of the batch, so one of them cannot change it in place",
-                    remedy="change it in tracer.invoke() without input, for the whole batch, or change a copy (.clone())",
+                    remedy="change it in tracer.invoke() without input, for the whole batch, or change a .clone()",
                     line=node.line,
                 )
 

@@ -98,7 +98,7 @@ def narrow(value: Any, axes: tuple[int, ...], rows: Rows, invoke: int, event: Ev
     leaves, spec = tree_flatten(value)
     start, size = rows.slices[invoke]
     _check(len(leaves) == len(axes), event)
-    narrowed = []
+    narrowed: list[Any] = []
     for leaf, axis in zip(leaves, axes, strict=True):
         if not isinstance(leaf, torch.Tensor):
             narrowed.append(leaf if is_plain(leaf) else Unavailable(f"a {type(leaf).__name__} at {event}"))

@@ -236,8 +236,10 @@ def needs_grad(plan: Plan) -> bool:
     graph = plan.graph
     if graph.backwards:
         return True
-    if not graph.constants or not torch.is_grad_enabled() or not any(
-        isinstance(value, torch.Tensor) and value.requires_grad for value in graph.constants
+    if (
+        not graph.constants
+        or not torch.is_grad_enabled()
+        or not any(isinstance(value, torch.Tensor) and value.requires_grad for value in graph.constants)
     ):
         return False
     used = {const.index for node in graph if node.id in plan.live for const in constants_in(node)}

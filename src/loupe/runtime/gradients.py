@@ -39,7 +39,6 @@ class OpenGradient:
         """Let the backward pass go on with another gradient."""
         self.value = torch.as_tensor(value, dtype=self.value.dtype, device=self.value.device).expand_as(self.value)
 
-
     def shares(self, node: Node, storages: set[int]) -> bool:
         """A gradient that is open belongs to the value that the block asked about."""
         return False

@@ -10,12 +10,13 @@ from typing import Any
 
 import torch
 
-from loupe.errors import LoupeError, OperationError, OrderError
+from loupe.errors import LoupeError, OperationError
 from loupe.graph.node import Const, Event, Node, Ref, constants_in, map_argument
 from loupe.ops.table import function_of
 from loupe.runtime.aliasing import Aliasing, Tap
 from loupe.runtime.batching import Unavailable
 from loupe.runtime.gradients import Target, leaves_of, run_backward
+from loupe.runtime.missed import late_write
 from loupe.runtime.plan import Plan
 from loupe.runtime.tensors import summary, tensors_in
 
@@ -99,7 +100,7 @@ class Interpreter:
         assert self.plan is not None
         for node_id in self.plan.gates.get(tap.event, ()):
             if node_id not in self.done:
-                raise self._late_write(self.plan.graph[node_id])
+                raise late_write(self.plan, self.done, self.plan.graph[node_id])
 
     def drain(self) -> None:
         """Do every node that is ready, in the order of the block."""
@@ -278,28 +279,6 @@ class Interpreter:
                     self._moved[key] = value.to(device)
                 args[place] = self._moved[key]
         return args
-
-    def _late_write(self, node: Node) -> OrderError:
-        assert self.plan is not None
-        later = self._latest_site(node.id, set())
-        return OrderError(
-            f"{node.site} is written with a value that the model computes only after it"
-            + (f" (it needs {later})" if later else ""),
-            remedy="use values from earlier modules, or take the later value from a first trace",
-            line=node.line,
-        )
-
-    def _latest_site(self, node_id: int, seen: set[int]) -> str:
-        assert self.plan is not None
-        for need in self.plan.needs[node_id]:
-            if need in self.done or need in seen:
-                continue
-            seen.add(need)
-            node = self.plan.graph[need]
-            found = str(node.site) if node.kind in ("read", "write") else self._latest_site(need, seen)
-            if found:
-                return found
-        return ""
 
 
 def _require_grad(value: Any) -> None:

@@ -211,7 +211,9 @@ class LocalRun:
             _set_random_state(self._random)
         elif pausable:
             self._random = _random_state()
-        self._pass = Pass(self._host, self._modules, self._run_batch(), self._site_axes(), self._attached, pausable=pausable)
+        self._pass = Pass(
+            self._host, self._modules, self._run_batch(), self._site_axes(), self._attached, pausable=pausable
+        )
 
     def _know_rows(self, plan: Plan) -> None:
         """Find the rows of every site that one prompt of several is about, before a pass needs them."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection
 
-from loupe.errors import LoupeError, NotReachedError, nearest
+from loupe.errors import LoupeError, NotReachedError, OrderError, nearest
 from loupe.graph.node import RESULT, Event, Node, is_within
 from loupe.runtime.host import Host
 from loupe.runtime.meta import Scan
@@ -59,9 +59,7 @@ class Missed:
 
     def _left(self, plan: Plan, done: Collection[int]) -> list[Node]:
         left = [plan.graph[node] for node in sorted(plan.live.difference(done))]
-        return [
-            node for node in left if node.kind in ("read", "write") and not (self._generates and node.site.call)
-        ]
+        return [node for node in left if node.kind in ("read", "write") and not (self._generates and node.site.call)]
 
     def _error(self, node: Node) -> LoupeError:
         site = node.site
@@ -86,3 +84,26 @@ class Missed:
         parent = path.rpartition(".")[0]
         beside = [name for name in scan.calls() if name.startswith(parent) and name not in (path, parent)]
         return "what does run there: " + nearest(path, beside or scan.calls())
+
+
+def late_write(plan: Plan, done: Collection[int], node: Node) -> OrderError:
+    """The error of a write that still waits for a value when the model goes on from its site."""
+    later = _latest_site(plan, done, node.id, set())
+    return OrderError(
+        f"{node.site} is written with a value that the model computes only after it"
+        + (f" (it needs {later})" if later else ""),
+        remedy="use values from earlier modules, or take the later value from a first trace",
+        line=node.line,
+    )
+
+
+def _latest_site(plan: Plan, done: Collection[int], node_id: int, seen: set[int]) -> str:
+    for need in plan.needs[node_id]:
+        if need in done or need in seen:
+            continue
+        seen.add(need)
+        node = plan.graph[need]
+        found = str(node.site) if node.kind in ("read", "write") else _latest_site(plan, done, need, seen)
+        if found:
+            return found
+    return ""

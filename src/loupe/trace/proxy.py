@@ -611,5 +611,17 @@ def _named(name: str, proxy: Proxy) -> Any:
     return Proxy.__getattr__(proxy, name)
 
 
+def _take_arrays() -> None:
+    """Let the operators of a saved tensor take numpy arrays on either side."""
+
+    def taking(method: Callable[..., Any]) -> Callable[..., Any]:
+        return lambda self, other: method(self, _operand(other))
+
+    names = "add sub mul truediv floordiv mod pow matmul radd rsub rmul rtruediv rfloordiv rmod rpow rmatmul"
+    for name in f"{names} eq ne lt le gt ge".split():
+        setattr(SavedTensor, f"__{name}__", taking(getattr(torch.Tensor, f"__{name}__")))
+
+
 _define_operators()
+_take_arrays()
 _define_names()

@@ -336,7 +336,6 @@ def test_scans_and_probes_disturb_neither_running_statistics_nor_random_numbers(
         assert torch.equal(module.get_buffer(name), buffer), name
 
 
-# FAILS: a replay is one more pass of a model in train mode, which counts in its statistics
 def test_a_replay_leaves_running_statistics_as_one_pass_does():
     module = seeded(Normed, False).train()
     twin = copy.deepcopy(module)

@@ -67,7 +67,6 @@ def test_peeking_at_every_layer_in_order_is_one_pass():
     torch.testing.assert_close(out.value, torch.tanh(wanted[-1]))
 
 
-# FAILS: with peeks and no saves the pass runs on to its end when the block ends
 def test_a_peek_runs_the_model_no_further_than_it_must():
     module = Deep()
     model = Model(module)
@@ -299,7 +298,6 @@ def test_a_peek_at_a_module_that_never_runs_says_so_on_its_line():
         float(model.never.output.sum())
 
 
-# FAILS: a later peek does the failed node again, although nothing needs it
 def test_an_operation_that_fails_at_a_peek_is_raised_in_the_block_and_the_block_can_go_on():
     model = Model(Pass())
     with model.trace(value()):

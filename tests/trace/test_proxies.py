@@ -1,6 +1,8 @@
 """Hold what is recorded on values of a block against the same lines on the tensor that a plain hook sees."""
 
 import collections
+import subprocess
+import sys
 
 import einops
 import numpy as np
@@ -86,6 +88,74 @@ def test_a_line_writes_into_the_users_own_tensor():
         total += model.second.output
     assert_same(own, torch.cat([torch.zeros(1, 8), value()[1:]]) + value())
     assert_same(rows, torch.stack([torch.zeros(3, 8), value()]))
+
+
+def test_a_change_of_the_users_own_tensor_happens_once_although_the_pass_is_replayed():
+    total, calls = torch.zeros(3, 8), []
+    note = loupe.fn(lambda v: calls.append(v.sum()))
+    module = Pass()
+    model = Model(module)
+    with model.trace(value()):
+        total.add_(model.first.output)
+        note(model.first.output)
+        before = float(model.second.output.sum())
+        model.first.output[:] *= 2
+        after = float(model.second.output.sum())
+        model.first.output[:] *= 2
+        out = model.output.save()
+    assert module.passes == 3
+    assert after == pytest.approx(2 * before, rel=1e-4)
+    assert_same(plain(out), value() * 4)
+    assert_same(total, value())
+    assert len(calls) == 3  # a function of the user's own runs in each pass: what it does outside cannot be put back
+
+
+def test_a_line_below_a_write_into_the_users_own_tensor_sees_it_written():
+    own = torch.zeros(3, 8)
+    model = Model(Pass())
+    with model.trace(value()):
+        own[:] = model.first.output
+        total = own.sum()
+        twice = own[0] * 2
+        kept = loupe.save([total, twice])
+    assert_same(torch.as_tensor(float(kept[0])), torch.as_tensor(float(value().sum())))
+    assert_same(plain(kept[1]), value()[0] * 2)
+
+
+NUMBERS = """
+import torch, loupe, warnings
+warnings.simplefilter("ignore")
+from loupe import Model
+from tests.trace import Pass
+model = Model(Pass())
+c = torch.tensor([1.0, 3.0])
+calls = {
+    "torch.where(c > 2, p, 0.0)": 2.0, "torch.clamp(c, p, 9.0)": 3.0, "torch.tensor(p)": 2.0,
+    "torch.tensor([p, p])": 2.0, "torch.tensor([[p, 1.0], [0.0, p]])": 2.0, "torch.as_tensor(p)": 2.0,
+    "torch.full((2,), p)": 2.0, "torch.full_like(c, p)": 2.0, "torch.isin(p, 2.0)": 1.0, "torch.arange(n)": 1.0,
+    "torch.zeros(n)": 0.0, "torch.zeros(n, 2)": 0.0, "torch.ones(n).cumsum(0)": 2.0, "c.view(n)": 3.0,
+    "c.expand(n, 2)": 3.0, "c.repeat(n)": 3.0, "c.topk(n)[0]": 3.0, "torch.roll(c, n)": 3.0, "c[:n]": 3.0,
+    "c[n - 1]": 3.0, "torch.norm(c, p=n)": 10 ** 0.5, "torch.addcmul(c, c, c, value=p)": 21.0,
+    "c.new_full((2,), p)": 2.0,
+    "torch.linspace(0.0, p, 3)": 2.0, "c.clone().fill_(p)": 2.0, "torch.pow(c, p)": 9.0,
+    "c.masked_fill(c < 2, p)": 3.0, "torch.eye(n)": 1.0, "c.reshape(n, 1)": 3.0, "c.split(n)[0]": 3.0,
+}
+for text, wanted in calls.items():
+    print(text, flush=True)
+    given = torch.tensor([2.0])
+    with model.trace(given):
+        p, n = model.first.output[0], model.first.output[0].int()
+        kept = loupe.save([eval(text)])
+    found = float(torch.as_tensor(kept[0]).max())
+    assert abs(found - wanted) < 1e-4, (text, found)
+print("all")
+"""
+
+
+def test_torch_takes_a_value_of_a_block_for_a_number_or_a_size():
+    """In a process of its own: torch reads numbers straight from memory, and a wrong answer ends the process."""
+    done = subprocess.run([sys.executable, "-c", NUMBERS], capture_output=True, text=True, timeout=120, check=False)
+    assert done.stdout.split("\n")[-2:-1] == ["all"], done.stdout[-200:] + done.stderr[-900:]
 
 
 @pytest.mark.parametrize(

@@ -195,8 +195,8 @@ def failures(figures: Figures) -> list[str]:
     wanted = {
         "a training fact has probability 0.8 or less": figures.seen_min > 0.8,
         "a held-out pair has probability 0.8 or less": figures.held_min > 0.8,
-        "a fact after another sentence has probability 0.8 or less": figures.lead_min > 0.8,
-        "a fact after <|endoftext|> has probability 0.8 or less": figures.document_start_min > 0.8,
+        "a fact after another sentence has probability 0.7 or less": figures.lead_min > 0.7,
+        "a fact after <|endoftext|> has probability 0.7 or less": figures.document_start_min > 0.7,
         "the Eiffel Tower or the Colosseum has probability 0.9 or less": min(figures.paris, figures.rome) > 0.9,
         "the two prompts differ in tokens": len(set(figures.prompt_lengths)) == 1 and last >= 4,
         "an answer is more than one token": not figures.split_answers,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from typing import Any
 
 from loupe.errors import Line
@@ -40,6 +40,14 @@ class Graph:
     def backwards(self) -> list[int]:
         """The nodes that run a backward pass; a gradient's site counts them from 0."""
         return [node.id for node in self.nodes if node.kind == "backward"]
+
+    def users_of(self, nodes: Collection[int]) -> set[int]:
+        """These nodes, and all that take their values, directly or not."""
+        found = set(nodes)
+        for node in self.nodes if found else ():
+            if not found.isdisjoint(node.refs()):
+                found.add(node.id)
+        return found
 
     @property
     def sites(self) -> list[Site]:

@@ -21,9 +21,9 @@ def lint(graph: Graph) -> None:
             raise _broken(node, f"node {place} has the id {node.id}", "number the nodes from 0 in order")
         if node.kind not in KINDS:
             raise _broken(node, f"node %{place} is of the unknown kind {node.kind!r}", f"use one of {', '.join(KINDS)}")
-        _check_arguments(graph, node)
         if node.kind in ("read", "write") and not _is_site(node.target):
             raise _broken(node, f"node %{place} does not name a site", "give it a Site")
+        _check_arguments(graph, node)
         if node.kind == "apply" and not is_portable(node.target) and node.target not in graph.functions:
             raise _broken(
                 node, f"node %{place} names the unknown operation {node.target!r}", "use an operation of the opset"

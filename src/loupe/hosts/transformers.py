@@ -19,7 +19,7 @@ from loupe.graph.graph import Graph
 from loupe.graph.node import RESULT, Event, Ref, Site
 from loupe.hosts.bundled import bundled_names, bundled_path
 from loupe.hosts.prompts import Tokens, join_tokens, tokens_of
-from loupe.runtime.host import Batch, Input
+from loupe.runtime.host import Batch, Input, lock_of
 
 _DROPOUTS = ("attn_dropout", "attention_dropout")
 _FUSED = ("scaled_dot_product_attention",)
@@ -37,7 +37,7 @@ class TransformersHost:
         revision: str | None = None,
         options: dict[str, Any] | None = None,
     ) -> None:
-        self.lock = threading.RLock()
+        self.lock = lock_of(model) if isinstance(model, nn.Module) else threading.RLock()
         if isinstance(model, os.PathLike):
             model = os.fspath(model)
         self.name = model if isinstance(model, str) else type(model).__name__

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from typing import Any
 
 from torch import nn
@@ -10,6 +9,7 @@ from torch import nn
 from loupe.envoy.model import Root
 from loupe.errors import LoadError
 from loupe.hosts.module import Collate, ModuleHost
+from loupe.runtime.host import lock_of
 
 
 class Model(Root):
@@ -30,7 +30,7 @@ class Model(Root):
         given: Any = module
         if not isinstance(given, nn.Module):
             raise LoadError(f"{type(given).__name__} is no torch module", remedy="pass a torch.nn.Module")
-        super().__init__(ModuleHost(lambda: module, threading.RLock(), collate=collate))
+        super().__init__(ModuleHost(lambda: module, lock_of(module), collate=collate))
 
     def __repr__(self) -> str:
         return f"Model({super().__repr__()})"

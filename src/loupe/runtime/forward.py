@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Collection, Generator
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
 import torch
@@ -60,7 +60,7 @@ class Pass:
         self._plan: Plan | None = None
         self._taps = Taps(modules, self._visit)
         self.interpreter = Interpreter(
-            Surroundings(modules, self._parameter, self._silence, self._stand_at), keep_values=pausable
+            Surroundings(modules, self._parameter, self._calling, self._stand_at), keep_values=pausable
         )
 
     # -- from the block's side -----------------------------------------------------------------------------------------
@@ -212,8 +212,21 @@ class Pass:
         value = getattr(self._modules(owner), name)
         return value if self._with_grad else value.detach()
 
-    def _silence(self, path: str) -> AbstractContextManager[None]:
-        return nullcontext() if is_within(path, self._attached) else self._taps.silence()
+    @contextmanager
+    def _calling(self, node: Node) -> Generator[None]:
+        """A call that the block makes has no sites, unless the module is attached: then all rows there are its own."""
+        if not is_within(node.target, self._attached):
+            with self._taps.silence():
+                yield
+            return
+        outer = self._rows
+        if node.invoke is not None:
+            slices = tuple((0, int(invoke == node.invoke)) for invoke in range(len(outer.slices)))
+            self._rows = Rows(slices, 1)
+        try:
+            yield
+        finally:
+            self._rows = outer
 
 
 def _cannot_go_on(written: list[tuple[Node, str]], error: Exception) -> WriteError:

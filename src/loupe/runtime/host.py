@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Any, Protocol
+from weakref import WeakKeyDictionary
 
 from torch import nn
 
@@ -33,6 +34,14 @@ class Batch:
     rows: tuple[tuple[int, int], ...] = ()
     total: int = field(default=0)
     method: str = "forward"
+
+
+_locks: WeakKeyDictionary[nn.Module, threading.RLock] = WeakKeyDictionary()
+
+
+def lock_of(module: nn.Module) -> threading.RLock:
+    """The lock that all passes of a module share, however many times it is wrapped."""
+    return _locks.setdefault(module, threading.RLock())
 
 
 class Host(Protocol):

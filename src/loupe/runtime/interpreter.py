@@ -23,11 +23,11 @@ from loupe.runtime.tensors import summary, tensors_in
 
 @dataclass(frozen=True, slots=True)
 class Surroundings:
-    """What nodes need beside values: the model's modules and parameters, and a way to call a module without taps."""
+    """What nodes need beside values: the model's modules and parameters, and what surrounds a call of a module."""
 
     module: Callable[[str], Any]
     parameter: Callable[[str], Any]
-    silence: Callable[[str], AbstractContextManager[None]]
+    calling: Callable[[Node], AbstractContextManager[None]]
     visit: Callable[[Tap], None]
 
 
@@ -43,6 +43,7 @@ class Interpreter:
         self.values: dict[int, Any] = {}
         self.results: dict[str, Any] = {}
         self.done: set[int] = set()
+        self.failed: set[int] = set()
         self.plan: Plan | None = None
         self.wanted: set[int] = set()
         self._unmet: dict[int, int] = {}
@@ -182,7 +183,7 @@ class Interpreter:
         return self._invoke(node, self.plan.graph.functions.get(node.target) or function_of(node.target))
 
     def _call(self, node: Node) -> Any:
-        with self.surroundings.silence(node.target):
+        with self.surroundings.calling(node):
             return self._invoke(node, self.surroundings.module(node.target))
 
     def _parameter(self, node: Node) -> Any:
@@ -240,6 +241,7 @@ class Interpreter:
         except LoupeError:
             raise
         except Exception as error:
+            self.failed.add(node.id)
             shown = [summary(arg) for arg in args] + [f"{key}={summary(arg)}" for key, arg in kwargs.items()]
             name = node.target if node.kind == "apply" else f"the call of {node.target or 'the model'}"
             raise OperationError(

@@ -23,6 +23,7 @@ from loupe.runtime.meta import Scan, Scanner
 from loupe.runtime.missed import Missed
 from loupe.runtime.ops_tap import Operation
 from loupe.runtime.plan import Plan, make_plan
+from loupe.runtime.replay import Start
 from loupe.runtime.rows import SiteAxes
 
 
@@ -60,7 +61,8 @@ class LocalRun:
         self._batch: Batch | None = None
         self._axes: SiteAxes | None = None
         self._pass: Pass | None = None
-        self._random: tuple[torch.Tensor, list[torch.Tensor]] | None = None
+        self._start: Start | None = None
+        self._failed: set[int] = set()
         self._describer = Describer(graph, scanner)
         self._locked = False
 
@@ -71,6 +73,9 @@ class LocalRun:
         self._inputs.append(Input(args, kwargs, line))
         alone = self._host.merge(self._inputs[-1:])  # what cannot be used is refused here, on its own line
         self._batch = alone if len(self._inputs) == 1 else None
+        if self._start is not None:
+            self._start.restore()
+            self._start = None
         self._axes = None
         self._describer.forget()
         self._end_pass()
@@ -93,7 +98,10 @@ class LocalRun:
         node = flat.last[node]
         if self._pass is not None and node in self._pass.interpreter.values:
             return self._pass.interpreter.values[node]
-        plan = make_plan(flat.graph, wanted=[node], keep=range(len(flat.graph)), changing=self._changing())
+        keep = set(range(len(flat.graph))) - flat.graph.users_of(
+            self._failed
+        )  # what has failed once is not tried again
+        plan = make_plan(flat.graph, wanted=[node], keep=keep, changing=self._changing())
         self._proceed(plan, last=False)
         assert self._pass is not None
         if node not in self._pass.interpreter.done:
@@ -166,6 +174,8 @@ class LocalRun:
                     "the block has no input", remedy="pass a prompt to trace(...), or use tracer.invoke(prompt)"
                 )
             plan = make_plan(self._unrolled().graph, changing=self._changing())
+            if self._pass is not None and not plan.wanted and plan.live <= self._pass.interpreter.done:
+                return Outcome({})  # peeks were all that the block was about
             self._proceed(plan, last=True)
             assert self._pass is not None
             interpreter = self._pass.interpreter
@@ -194,9 +204,12 @@ class LocalRun:
         if self._pass is None:
             self._begin_pass(plan, pausable=not last)
         assert self._pass is not None
+        if self._start is not None:
+            self._start.keep_changed(plan)
         try:
             self._pass.run(plan, last=last)
         except BaseException:
+            self._failed |= self._pass.interpreter.failed
             self._end_pass()
             raise
 
@@ -207,10 +220,10 @@ class LocalRun:
             )
         self._host.load()
         self._acquire()
-        if self._random is not None:
-            _set_random_state(self._random)
+        if self._start is not None:
+            self._start.restore()
         elif pausable:
-            self._random = _random_state()
+            self._start = Start(self._host.module, self._run_batch())
         self._pass = Pass(
             self._host, self._modules, self._run_batch(), self._site_axes(), self._attached, pausable=pausable
         )
@@ -263,7 +276,9 @@ class LocalRun:
 
     def _site_axes(self) -> SiteAxes:
         if self._axes is None:
-            self._axes = SiteAxes(self._host, self._modules, self._graph, self._inputs, self._scan, self._end_pass)
+            self._axes = SiteAxes(
+                self._host, self._modules, self._graph, self._inputs, self._scan, self._end_pass, self._attached
+            )
         return self._axes
 
     def _scan(self, batch: Batch, watch: Sequence[str]) -> Scan:
@@ -272,14 +287,3 @@ class LocalRun:
 
         with self._host.lock:
             return self._scanner.scan(batch, settings, self._host.settings_key(self._graph), tuple(watch))
-
-
-def _random_state() -> tuple[torch.Tensor, list[torch.Tensor]]:
-    cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_available() and torch.cuda.is_initialized() else []
-    return torch.get_rng_state(), cuda
-
-
-def _set_random_state(state: tuple[torch.Tensor, list[torch.Tensor]]) -> None:
-    torch.set_rng_state(state[0])
-    if state[1]:
-        torch.cuda.set_rng_state_all(state[1])

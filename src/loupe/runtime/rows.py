@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import Any
 
 import torch
@@ -10,7 +10,7 @@ from torch import nn
 from torch.utils._pytree import tree_flatten
 
 from loupe.graph.graph import Graph
-from loupe.graph.node import RESULT, Event
+from loupe.graph.node import RESULT, Event, is_within
 from loupe.runtime.batching import MIXED, SHARED, axes_from_shapes, leaf_shapes
 from loupe.runtime.host import Batch, Host, Input
 from loupe.runtime.meta import Scan
@@ -29,6 +29,7 @@ class SiteAxes:
         inputs: Sequence[Input],
         scan: Callable[[Batch, tuple[str, ...]], Scan],
         before_probe: Callable[[], None],
+        attached: Collection[str] = (),
     ) -> None:
         self._host = host
         self._modules = modules
@@ -36,6 +37,7 @@ class SiteAxes:
         self._inputs = list(inputs)
         self._scan = scan
         self._before_probe = before_probe
+        self._attached = attached
         self._known: dict[Event, tuple[int, ...]] = {}
 
     def of(self, event: Event) -> tuple[int, ...]:
@@ -49,7 +51,7 @@ class SiteAxes:
         for event in events:
             if event.phase == "out" and event.path == RESULT:
                 self._known[event] = (0,)  # token ids: the rows of the batch
-            elif event.phase == "grad":
+            elif event.phase == "grad" or is_within(event.path, self._attached):  # the block calls it with its own rows
                 self._known[event] = ()
             elif event.call and event.op is None:  # a later step has the same axes as the first call
                 first = event._replace(call=0)

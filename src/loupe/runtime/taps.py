@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Generator
 from contextlib import ExitStack, contextmanager
 from typing import Any, Protocol
@@ -105,6 +106,7 @@ class Taps:
         self._stack = ExitStack()
         self._calls: dict[str, int] = {}
         self._silent = 0
+        self._thread = threading.get_ident()
         self._watches: list[OperationWatch] = []
 
     def attach(self, events: set[Event], stand_ins: dict[Event, Event], *, hooked: bool = False) -> None:
@@ -112,6 +114,7 @@ class Taps:
 
         `hooked` says that every module has its hooks already.
         """
+        self._thread = threading.get_ident()
         phases: dict[str, set[str]] = {}
         watched: dict[str, set[Event]] = {}
         for event in (*events, *stand_ins.values()):
@@ -149,6 +152,10 @@ class Taps:
         finally:
             self._silent -= 1
 
+    def _is_silent(self) -> bool:
+        """Whether a call is none of the pass: one of a node, or one from another thread while the pass stands still."""
+        return self._silent > 0 or threading.get_ident() != self._thread
+
     def _stop_at(self, event: Event, value: Any) -> OpenSite | None:
         """Visit a moment with the watches paused: what the block does there is no operation of the module."""
         if not self._watches:
@@ -163,14 +170,14 @@ class Taps:
         started = [0]
 
         def before(_module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-            if self._silent:
+            if self._is_silent():
                 return None
             call, started[0] = started[0], started[0] + 1
             site = self._stop_at(Event(path, "in", call), (args, kwargs))
             return site.value if site is not None and site.changed else None
 
         def after(_module: nn.Module, _args: Any, output: Any) -> Any:
-            if self._silent:
+            if self._is_silent():
                 return None
             call, finished[0] = finished[0], finished[0] + 1
             site = self._stop_at(Event(path, "out", call), output)
@@ -182,7 +189,7 @@ class Taps:
             self._stack.callback(module.register_forward_hook(after).remove)
 
     def _begin_watch(self, path: str, wanted: set[Event], aliases: dict[Event, Event]) -> OnOperation | None:
-        if self._silent:
+        if self._is_silent():
             return None
         call = self._calls.get(path, 0)
         self._calls[path] = call + 1

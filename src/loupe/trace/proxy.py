@@ -16,6 +16,7 @@ from torch.overrides import TorchFunctionMode
 from loupe.errors import BlockError, UnknownModuleError, UnsavedError, nearest
 from loupe.graph.node import Ref, Site
 from loupe.graph.opset import OBJECT_METHODS, TENSOR_ATTRIBUTES, TENSOR_METHODS
+from loupe.ops.table import function_name
 
 if TYPE_CHECKING:
     from loupe.trace.recorder import Recorder
@@ -533,15 +534,32 @@ def call_function(func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[
 
 
 class BlockMode(TorchFunctionMode):
-    """Active while a block is open: hands over the calls in which torch sees a value of the block only as a number."""
+    """Active while a block is open: records the calls that torch would not hand to a proxy.
+
+    These are the calls in which torch sees a value of the block only as a number, and those on a tensor of the user's
+    own into which a line above has written a value of the block.
+    """
+
+    def __init__(self, recorder: Recorder) -> None:
+        super().__init__()
+        self._recorder = recorder
 
     def __torch_function__(
         self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
-        """Call the function, or record it where a value of a block is among its arguments."""
-        if _open_recorder((args, kwargs or {})) is None:
-            return func(*args, **(kwargs or {}))
-        return call_function(func, args, kwargs or {})
+        """Call the function, or record it where a value of the block is among its arguments."""
+        kwargs = kwargs or {}
+        if _open_recorder((args, kwargs)) is not None:
+            return call_function(func, args, kwargs)
+        written = self._recorder.written
+        if written and any(id(arg) in written for arg in args) and self._recorder.open and is_recorded(func):
+            return self._recorder.apply_function(func, args, kwargs)
+        return func(*args, **kwargs)
+
+
+def is_recorded(function: Callable[..., Any]) -> bool:
+    """Whether the opset has a torch function, other than the reading of an attribute."""
+    return function_name(function) not in (None, "python.getattr")
 
 
 def unwrap(value: Any) -> Any:

@@ -12,6 +12,7 @@ import torch
 from loupe.errors import BlockError, Line
 from loupe.graph.graph import Graph
 from loupe.graph.node import Const, Event, Node, Ref, Site, Steps
+from loupe.graph.opset import effect_of
 from loupe.graph.steps import step_name
 from loupe.ops.table import function_name
 from loupe.trace.containers import find_proxies, replace_proxies
@@ -66,6 +67,7 @@ class Recorder:
         self.parameter_gradients = False
         self.cells: dict[str, Cell] = {}
         self.containers: list[Any] = []
+        self.written: set[int] = set()
         self._constants: dict[int, Const] = {}
         self._reads: dict[tuple[Event, int | None, Steps | None], dict[tuple[Any, ...], Proxy]] = {}
 
@@ -74,6 +76,8 @@ class Recorder:
     def apply(self, name: str, args: tuple[Any, ...], kwargs: dict[str, Any] | None = None) -> Proxy:
         """Record one operation of the table."""
         encode = self.encode
+        if effect_of(name) == "inplace" and not isinstance_proxy(args[0]):
+            self.written.add(id(args[0]))
         return self._append(
             "apply",
             name,
@@ -212,7 +216,7 @@ class Recorder:
             return True
         name = target.rpartition(".")[2]
         if name in _BY_DIMENSION:
-            return len(args) < 2 and not (kwargs and "dim" in kwargs) or type(args[-1]) is Ref
+            return (len(args) < 2 and not (kwargs and "dim" in kwargs)) or type(args[-1]) is Ref
         return name not in _SEVERAL
 
     # -- steps of a generation -----------------------------------------------------------------------------------------
@@ -278,7 +282,7 @@ class Recorder:
                 )
         self.open = True
         open_recorders().append(self)
-        self._mode = BlockMode()
+        self._mode = BlockMode(self)
         self._mode.__enter__()
 
     def end(self) -> None:

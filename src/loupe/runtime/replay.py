@@ -1,0 +1,48 @@
+"""Put back what a pass has changed, so that a second pass of the same run starts where the first one did."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+from loupe.runtime.host import Batch
+from loupe.runtime.plan import Plan
+from loupe.runtime.tensors import tensors_in
+
+
+class Start:
+    """What a run was given when its first pass began: random numbers, inputs, statistics of a model that trains."""
+
+    def __init__(self, module: nn.Module, batch: Batch) -> None:
+        self._cpu = torch.get_rng_state()
+        cuda = torch.cuda.is_available() and torch.cuda.is_initialized()
+        self._cuda = torch.cuda.get_rng_state_all() if cuda else []
+        self._kept: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}
+        for tensor in tensors_in((batch.args, batch.kwargs)):
+            self._keep(tensor)
+        if any(each.training for each in module.modules()):
+            for buffer in module.buffers():
+                self._keep(buffer)
+
+    def keep_changed(self, plan: Plan) -> None:
+        """Keep the user's own tensors that a plan is about to change; call it before the plan runs."""
+        for roots in plan.memory.mutates.values():
+            for kind, index in roots:
+                value = plan.graph.constants[index] if kind == "const" else None
+                if isinstance(value, torch.Tensor):
+                    self._keep(value)
+
+    def restore(self) -> None:
+        """Put everything back."""
+        torch.set_rng_state(self._cpu)
+        if self._cuda:
+            torch.cuda.set_rng_state_all(self._cuda)
+        with torch.no_grad(), torch._C.DisableTorchFunction():  # none of this is a line of the block that is open
+            for tensor, before in self._kept.values():
+                if not torch.equal(tensor, before):
+                    tensor.copy_(before)
+
+    def _keep(self, tensor: torch.Tensor) -> None:
+        if id(tensor) not in self._kept:
+            with torch._C.DisableTorchFunction():
+                self._kept[id(tensor)] = (tensor, tensor.detach().clone())

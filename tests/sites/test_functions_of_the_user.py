@@ -10,6 +10,11 @@ from loupe.errors import OrderError, WriteError
 from tests import tiny
 
 
+@pytest.fixture
+def wide():
+    return torch.randn(3, 8, generator=torch.Generator().manual_seed(1))
+
+
 def by_hand(x):
     return {
         name: value.detach() for name, value in tiny.outputs_of(tiny.stack(), ["layers.0", "layers.2"], x)[0].items()

@@ -12,7 +12,7 @@ from torch import nn
 from loupe.envoy.ports import Calls, Operations, Ports
 from loupe.errors import BlockError, UnknownModuleError, nearest
 from loupe.graph.node import Port, Site
-from loupe.trace.proxy import isinstance_proxy
+from loupe.trace.handles import isinstance_proxy
 from loupe.trace.source import user_line
 from loupe.trace.tracer import Tracer
 

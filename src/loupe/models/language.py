@@ -14,7 +14,7 @@ from loupe.graph.node import RESULT, Port, Site
 from loupe.hosts.transformers import TransformersHost
 from loupe.runtime.host import Input
 from loupe.trace.generation import Generation
-from loupe.trace.proxy import isinstance_proxy
+from loupe.trace.handles import isinstance_proxy
 from loupe.trace.source import user_line
 
 

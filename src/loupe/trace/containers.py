@@ -11,7 +11,8 @@ import torch
 from torch import nn
 
 from loupe.graph.node import Steps
-from loupe.trace.proxy import Proxy, isinstance_proxy
+from loupe.trace.handles import isinstance_proxy
+from loupe.trace.proxy import Proxy
 
 
 def find_proxies(value: Any, recorder: Any, found: list[Proxy], seen: set[int] | None = None) -> None:

@@ -20,7 +20,12 @@ class Generation(Proxy):
     __slots__ = ("__weakref__", "_block_site", "_cell", "_plain", "_recorder", "_ref", "_tracer")
 
     def __init__(self, tracer: Tracer, plain: Callable[[], Any]) -> None:
-        for name, value in (("_recorder", tracer._recorder), ("_ref", Ref(-1)), ("_cell", Cell()), ("_block_site", None)):
+        for name, value in (
+            ("_recorder", tracer._recorder),
+            ("_ref", Ref(-1)),
+            ("_cell", Cell()),
+            ("_block_site", None),
+        ):
             set_slot(self, name, value)
         set_slot(self, "_tracer", tracer)
         set_slot(self, "_plain", plain)
@@ -28,9 +33,11 @@ class Generation(Proxy):
     @property
     def value(self) -> Any:
         """The token ids; the first look at them runs the plain call."""
-        if not self._cell.filled:
-            self._cell.value, self._cell.filled = self._plain(), True
-        return self._cell.value
+        cell = self._cell
+        assert cell is not None
+        if not cell.filled:
+            cell.value, cell.filled = self._plain(), True
+        return cell.value
 
     @property
     def __class__(self) -> type:

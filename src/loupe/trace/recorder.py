@@ -17,7 +17,9 @@ from loupe.graph.steps import step_name
 from loupe.ops.table import function_name
 from loupe.trace.containers import find_proxies, replace_proxies
 from loupe.trace.execution import Execution
-from loupe.trace.proxy import BlockMode, Cell, Proxy, isinstance_proxy, make_proxy, settle
+from loupe.trace.functions import BlockMode
+from loupe.trace.handles import isinstance_proxy
+from loupe.trace.proxy import Cell, Proxy, make_proxy, settle
 from loupe.trace.source import user_line
 
 _INLINE = frozenset(
@@ -27,9 +29,9 @@ _INLINE = frozenset(
     )
 )
 _SEVERAL = frozenset(
-    "split chunk unbind topk sort kthvalue split_with_sizes tensor_split hsplit vsplit dsplit svd qr eigh eig slogdet aminmax "
-    "var_mean std_mean cummax cummin lstsq lu_factor lu inv_ex cholesky_ex meshgrid broadcast_tensors with_hidden_states "
-    "with_logits with_item unsafe_chunk unsafe_split geqrf frexp histogram".split()
+    "split chunk unbind topk sort kthvalue split_with_sizes tensor_split hsplit vsplit dsplit svd qr eigh eig slogdet "
+    "aminmax var_mean std_mean cummax cummin lstsq lu_factor lu inv_ex cholesky_ex meshgrid broadcast_tensors "
+    "with_hidden_states with_logits with_item unsafe_chunk unsafe_split geqrf frexp histogram".split()
 )
 _BY_DIMENSION = frozenset(("max", "min", "median", "nanmedian", "mode"))
 _open = threading.local()

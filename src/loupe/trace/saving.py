@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import Any, TypeVar
 
 from loupe.errors import BlockError
-from loupe.trace.proxy import isinstance_proxy
+from loupe.trace.handles import isinstance_proxy
 from loupe.trace.recorder import Recorder, open_recorders
 from loupe.trace.source import user_line
 

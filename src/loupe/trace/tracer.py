@@ -9,8 +9,9 @@ from typing import Any
 from loupe.errors import BlockError
 from loupe.graph.graph import Graph
 from loupe.graph.node import RESULT, Site
+from loupe.trace.handles import unwrap
 from loupe.trace.mount import mount, unmount
-from loupe.trace.proxy import Proxy, unwrap
+from loupe.trace.proxy import Proxy
 from loupe.trace.recorder import Recorder
 from loupe.trace.source import user_line
 from loupe.trace.steps import Iter, StepWise

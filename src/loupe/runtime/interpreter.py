@@ -90,10 +90,18 @@ class Interpreter:
             self._open_gate(self._taps[-1].event)
 
     def open(self, tap: Tap) -> None:
-        """Open a site, and do what can be done there."""
+        """Open a site, and do what can be done there.
+
+        A site may open while a node is being done (in a backward pass, in a module that the block calls): what was
+        ready before then waits until that node is done.
+        """
         self._taps.append(tap)
-        self._open_gate(tap.event)
-        self.drain()
+        outer, self._ready = self._ready, []
+        try:
+            self._open_gate(tap.event)
+            self.drain()
+        finally:
+            self._ready = outer
 
     def close(self, tap: Tap) -> None:
         """Close a site; a write that is still waiting there can never happen."""

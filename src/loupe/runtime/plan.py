@@ -85,10 +85,12 @@ def make_plan(
     gates: dict[Event, list[int]] = {}
     reads = frozenset(node.id for node in graph if node.kind == "read")
     gradients = _gradients(graph)
+    backwards = graph.backwards
     for node_id in sorted(live):
         node = graph[node_id]
         refs = [*node.refs(), *gradients.get(node_id, ())]
-        needs[node_id] = tuple(dict.fromkeys((*refs, *memory.after.get(node_id, ()))))
+        before = backwards[: backwards.index(node_id)][-1:] if node.kind == "backward" else ()
+        needs[node_id] = tuple(dict.fromkeys((*refs, *memory.after.get(node_id, ()), *before)))
         held = [index for kind, index in memory.mutates.get(node_id, ()) if kind == "node" and index in reads]
         for ref in dict.fromkeys((*refs, *held)):
             users[ref].append(node_id)

@@ -1,0 +1,1 @@
+"""Tests of generation: steps, loops, and what a run returns."""

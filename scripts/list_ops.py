@@ -18,7 +18,7 @@ REFUSED_PARTS = (
     "handle_torch", "assert_int", "namedtensor", "is_nonzero", "with_distance", "dense",
 )  # fmt: skip
 SPARSE_ONLY = {"indices", "values"}
-KEPT = {"index_copy", "index_copy_", "cuda"}
+KEPT = {"index_copy", "index_copy_", "cuda", "quantile", "nanquantile", "flipud", "vander"}
 VIEWS = set(
     "adjoint broadcast_tensors broadcast_to chunk conj contiguous detach diagonal dsplit expand expand_as flatten "
     "hsplit imag moveaxis movedim narrow permute positive ravel real reshape reshape_as resolve_conj resolve_neg "
@@ -59,7 +59,20 @@ def main() -> None:
     spaces = {
         "torch": names(listing[torch] + listing[torch.functional], "") | factories,
         "nn.functional": {n for n in names(listing[torch.nn.functional], "") if hasattr(torch.nn.functional, n)}
-        | {"linear", "gelu", "scaled_dot_product_attention", "one_hot", "pad", "logsigmoid", "softplus"},
+        | {
+            "linear",
+            "gelu",
+            "scaled_dot_product_attention",
+            "one_hot",
+            "pad",
+            "logsigmoid",
+            "hardswish",
+            "hardsigmoid",
+            "tanh",
+            "sigmoid",
+            "threshold",
+            "softplus",
+        },
         "linalg": names(listing[torch.linalg], "linalg_"),
         "fft": names(listing[torch.fft], "fft_"),
         "special": names(listing[torch.special], "special_"),

@@ -15,7 +15,7 @@ TABLE: dict[str, dict[str, str]] = {
             cosine_embedding_loss cosine_similarity count_nonzero cov cross ctc_loss cummax cummin cumprod
             cumsum cumulative_trapezoid deg2rad det diag diag_embed diagflat diagonal_scatter diff digamma
             dist div divide dot dstack einsum embedding embedding_bag empty_like eq equal erf erfc erfinv
-            exp exp2 expm1 fix flip fliplr float_power floor floor_divide fmax fmin fmod frac frexp
+            exp exp2 expm1 fix flip fliplr flipud float_power floor floor_divide fmax fmin fmod frac frexp
             frobenius_norm full_like gather gcd ge geqrf ger gradient greater greater_equal grid_sampler
             grid_sampler_2d grid_sampler_3d group_norm gt hardshrink heaviside hinge_embedding_loss histc
             histogram histogramdd hstack hypot i0 igamma igammac index_add index_copy index_fill index_put
@@ -26,16 +26,16 @@ TABLE: dict[str, dict[str, str]] = {
             logical_xor logit logsumexp lt lu lu_solve lu_unpack margin_ranking_loss masked_fill
             masked_scatter masked_select matmul matrix_exp matrix_power max max_pool1d
             max_pool1d_with_indices max_pool2d max_pool3d maximum mean median min minimum mm mode msort mul
-            multiply mv mvlgamma nanmean nanmedian nansum ne neg negative nextafter nonzero nonzero_static
-            norm norm_except_dim not_equal nuclear_norm numel ones_like orgqr ormqr outer pairwise_distance
-            pca_lowrank pdist pinverse pixel_shuffle pixel_unshuffle poisson_nll_loss polar polygamma pow
-            prelu prod put qr rad2deg reciprocal relu remainder renorm repeat_interleave rms_norm roll rot90
-            round row_stack rsqrt rsub scatter scatter_add scatter_reduce searchsorted select_scatter selu
-            sgn sigmoid sign signbit sin sinc sinh slice_scatter slogdet softmax sort sqrt square sspaddmm
-            stack std std_mean stft sub subtract sum svd svd_lowrank take take_along_dim tan tanh tensordot
-            threshold tile topk trace trapezoid trapz triangular_solve tril triplet_margin_loss triu
-            true_divide trunc unique unique_consecutive unravel_index var var_mean vdot vstack where xlogy
-            zeros_like
+            multiply mv mvlgamma nanmean nanmedian nanquantile nansum ne neg negative nextafter nonzero
+            nonzero_static norm norm_except_dim not_equal nuclear_norm numel ones_like orgqr ormqr outer
+            pairwise_distance pca_lowrank pdist pinverse pixel_shuffle pixel_unshuffle poisson_nll_loss
+            polar polygamma pow prelu prod put qr quantile rad2deg reciprocal relu remainder renorm
+            repeat_interleave rms_norm roll rot90 round row_stack rsqrt rsub scatter scatter_add
+            scatter_reduce searchsorted select_scatter selu sgn sigmoid sign signbit sin sinc sinh
+            slice_scatter slogdet softmax sort sqrt square sspaddmm stack std std_mean stft sub subtract sum
+            svd svd_lowrank take take_along_dim tan tanh tensordot threshold tile topk trace trapezoid trapz
+            triangular_solve tril triplet_margin_loss triu true_divide trunc unique unique_consecutive
+            unravel_index var var_mean vdot vstack where xlogy zeros_like
         """,
         "view": """
             adjoint atleast_1d atleast_2d atleast_3d block_diag broadcast_tensors broadcast_to chunk conj
@@ -57,14 +57,15 @@ TABLE: dict[str, dict[str, str]] = {
             avg_pool3d bilinear binary_cross_entropy binary_cross_entropy_with_logits celu channel_shuffle
             conv1d conv2d conv3d conv_transpose1d conv_transpose2d conv_transpose3d cosine_embedding_loss
             cosine_similarity cross_entropy ctc_loss elu embedding embedding_bag fold gaussian_nll_loss gelu
-            glu grid_sample group_norm hardshrink hardtanh hinge_embedding_loss huber_loss instance_norm
-            interpolate kl_div l1_loss layer_norm leaky_relu linear linear_cross_entropy local_response_norm
-            log_softmax logsigmoid lp_pool1d lp_pool2d lp_pool3d margin_ranking_loss max_pool1d
-            max_pool1d_with_indices max_pool2d max_pool2d_with_indices max_pool3d max_pool3d_with_indices
-            max_unpool1d max_unpool2d max_unpool3d mish mse_loss multi_margin_loss multilabel_margin_loss
-            multilabel_soft_margin_loss nll_loss normalize one_hot pairwise_distance pdist pixel_shuffle
-            pixel_unshuffle poisson_nll_loss prelu relu relu6 rms_norm selu silu smooth_l1_loss
-            soft_margin_loss softmax softmin softplus softshrink softsign tanhshrink triplet_margin_loss
+            glu grid_sample group_norm hardshrink hardsigmoid hardswish hardtanh hinge_embedding_loss
+            huber_loss instance_norm interpolate kl_div l1_loss layer_norm leaky_relu linear
+            linear_cross_entropy local_response_norm log_softmax logsigmoid lp_pool1d lp_pool2d lp_pool3d
+            margin_ranking_loss max_pool1d max_pool1d_with_indices max_pool2d max_pool2d_with_indices
+            max_pool3d max_pool3d_with_indices max_unpool1d max_unpool2d max_unpool3d mish mse_loss
+            multi_margin_loss multilabel_margin_loss multilabel_soft_margin_loss nll_loss normalize one_hot
+            pairwise_distance pdist pixel_shuffle pixel_unshuffle poisson_nll_loss prelu relu relu6 rms_norm
+            selu sigmoid silu smooth_l1_loss soft_margin_loss softmax softmin softplus softshrink softsign
+            tanh tanhshrink threshold triplet_margin_loss
         """,
         "view": """
             pad unfold
@@ -113,21 +114,22 @@ TABLE: dict[str, dict[str, str]] = {
             clamp clamp_max clamp_min clip clone conj_physical copysign corrcoef cos cosh count_nonzero cov
             cross cummax cummin cumprod cumsum deg2rad det diag diag_embed diagflat diagonal_scatter diff
             digamma dim dist div divide dot element_size eq equal erf erfc erfinv exp exp2 expm1 fix flip
-            fliplr float_power floor floor_divide fmax fmin fmod frac frexp gather gcd ge geqrf ger greater
-            greater_equal gt hardshrink heaviside histc histogram hypot i0 igamma igammac index index_add
-            index_copy index_fill index_put index_reduce index_select inner inverse is_complex is_conj
-            is_contiguous is_floating_point is_neg is_same_size is_signed isclose isfinite isinf isnan
-            isneginf isposinf isreal istft kron kthvalue lcm ldexp le lerp less less_equal lgamma log log10
-            log1p log2 log_softmax logaddexp logaddexp2 logcumsumexp logdet logical_and logical_not
+            fliplr flipud float_power floor floor_divide fmax fmin fmod frac frexp gather gcd ge geqrf ger
+            greater greater_equal gt hardshrink heaviside histc histogram hypot i0 igamma igammac index
+            index_add index_copy index_fill index_put index_reduce index_select inner inverse is_complex
+            is_conj is_contiguous is_floating_point is_neg is_same_size is_signed isclose isfinite isinf
+            isnan isneginf isposinf isreal istft kron kthvalue lcm ldexp le lerp less less_equal lgamma log
+            log10 log1p log2 log_softmax logaddexp logaddexp2 logcumsumexp logdet logical_and logical_not
             logical_or logical_xor logit logsumexp lt lu lu_solve masked_fill masked_scatter masked_select
             matmul matrix_exp matrix_power max maximum mean median min minimum mm mode msort mul multiply mv
-            mvlgamma nanmean nanmedian nansum ndimension ne neg negative nelement new_empty new_full
-            new_ones new_tensor new_zeros nextafter nonzero nonzero_static norm not_equal numel orgqr ormqr
-            outer pinverse polygamma pow prelu prod put qr rad2deg reciprocal relu remainder renorm repeat
-            repeat_interleave roll rot90 round rsqrt scatter scatter_add scatter_reduce select_scatter sgn
-            sigmoid sign signbit sin sinc sinh size slice_scatter slogdet softmax sort sqrt square sspaddmm
-            std stft sub subtract sum svd take take_along_dim tan tanh tile topk trace triangular_solve tril
-            triu true_divide trunc unique unique_consecutive var vdot where xlogy
+            mvlgamma nanmean nanmedian nanquantile nansum ndimension ne neg negative nelement new_empty
+            new_full new_ones new_tensor new_zeros nextafter nonzero nonzero_static norm not_equal numel
+            orgqr ormqr outer pinverse polygamma pow prelu prod put qr quantile rad2deg reciprocal relu
+            remainder renorm repeat repeat_interleave roll rot90 round rsqrt scatter scatter_add
+            scatter_reduce select_scatter sgn sigmoid sign signbit sin sinc sinh size slice_scatter slogdet
+            softmax sort sqrt square sspaddmm std stft sub subtract sum svd take take_along_dim tan tanh
+            tile topk trace triangular_solve tril triu true_divide trunc unique unique_consecutive var vdot
+            where xlogy
         """,
         "view": """
             adjoint bfloat16 bool broadcast_to byte cdouble cfloat chalf char chunk conj contiguous cpu cuda

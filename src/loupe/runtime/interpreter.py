@@ -96,7 +96,8 @@ class Interpreter:
         ready before then waits until that node is done.
         """
         self._taps.append(tap)
-        outer, self._ready = self._ready, []
+        outer = self._ready
+        self._ready = list[int]()
         try:
             self._open_gate(tap.event)
             self.drain()

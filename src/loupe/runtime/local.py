@@ -12,7 +12,7 @@ from torch import nn
 
 from loupe.errors import InputError, Line, LoupeError, NotReachedError
 from loupe.graph.graph import Graph
-from loupe.graph.node import Site
+from loupe.graph.node import Node, Site
 from loupe.graph.steps import Unrolled, unroll
 from loupe.ops.views import first_input
 from loupe.runtime.batching import Rows
@@ -155,8 +155,10 @@ class LocalRun:
         return site.port != "inputs"
 
     def operations(self, path: str, call: int) -> list[Operation]:
-        """The torch operations of one call of a module, in order, without data."""
-        scan = self._scan(self._merged(), (path,))
+        """The torch operations of one call of a module, in order, as in a block that taps one of them; without data."""
+        tapping = Graph()
+        tapping.nodes.append(Node(0, "read", Site(path, "output", call, "any")))
+        scan = self._scan(self._merged(), (path,), tapping)
         if (path, call) not in scan.operations:
             raise NotReachedError(
                 f"{path or 'the model'} is not called in this pass, so it has no operations to list",
@@ -281,9 +283,11 @@ class LocalRun:
             )
         return self._axes
 
-    def _scan(self, batch: Batch, watch: Sequence[str]) -> Scan:
+    def _scan(self, batch: Batch, watch: Sequence[str], graph: Graph | None = None) -> Scan:
+        graph = self._graph if graph is None else graph
+
         def settings(module: nn.Module) -> AbstractContextManager[None]:
-            return self._host.settings(self._graph, module)
+            return self._host.settings(graph, module)
 
         with self._host.lock:
-            return self._scanner.scan(batch, settings, self._host.settings_key(self._graph), tuple(watch))
+            return self._scanner.scan(batch, settings, self._host.settings_key(graph), tuple(watch))

@@ -1,4 +1,4 @@
-"""Make `list().save()` and `dict().save()` work for the length of a block, and take the method away afterwards.
+"""Make `list().save()`, `dict().save()` and `shape.save()` work for the length of a block, and only for that.
 
 Builtin types refuse new attributes from Python; their dictionary is reached through the garbage collector, and the
 type's method cache is told.
@@ -11,13 +11,15 @@ import gc
 import threading
 from typing import Any
 
+import torch
+
 _lock = threading.Lock()
 _count = 0
-_TYPES = (list, dict)
+_TYPES = (list, dict, torch.Size)
 
 
 def _save(self: Any) -> Any:
-    """Keep the values in this container past the open block."""
+    """Keep this, or the values in it, past the open block."""
     from loupe.trace.saving import save
 
     return save(self)

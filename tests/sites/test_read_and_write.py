@@ -1,6 +1,8 @@
 """Reads and writes of outputs and inputs do what plain hooks do, in the order of the block's lines."""
 
 import inspect
+import subprocess
+import sys
 import warnings
 
 import pytest
@@ -426,3 +428,17 @@ def test_a_change_at_a_block_of_a_language_model_equals_a_hook():
 
     with tiny.hooked(module, {"model.layers.1.mlp": change}):
         same(logits, module(ids).logits)
+
+
+def test_that_zero_means_the_hidden_states_is_said_once_in_a_process():
+    program = """
+import torch
+from loupe import LanguageModel
+from tests import tiny
+model = LanguageModel(tiny.hf_model("gpt2"))
+for _ in range(2):
+    with model.trace(torch.tensor([[1, 2, 3]])):
+        model.transformer.h[0].output[0].save()
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=120, check=True)
+    assert done.stderr.count("version_stable_outputs = False") == 1

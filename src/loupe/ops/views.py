@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import functools
+import logging
 from typing import Any
 
 import torch
@@ -73,7 +75,19 @@ def with_logits(output: Any, value: Any) -> Any:
 
 def hidden_states(output: Any) -> Any:
     """A decoder block's hidden states: the first entry of a tuple, or the tensor itself."""
-    return output if isinstance(output, torch.Tensor) else output[0]
+    if isinstance(output, torch.Tensor):
+        _notice_stable_output()
+        return output
+    return output[0]
+
+
+@functools.cache
+def _notice_stable_output() -> None:
+    """Say once in a process that `[0]` is not an index here."""
+    logging.getLogger("loupe").warning(
+        "the decoder blocks of this model return their hidden states as a tensor; `.output[0]` means these states "
+        "[batch, seq, hidden], not the first row (CONFIG.version_stable_outputs = False turns this off)"
+    )
 
 
 def with_hidden_states(output: Any, value: Any) -> Any:

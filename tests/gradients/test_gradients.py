@@ -106,24 +106,6 @@ def test_gradients_of_several_prompts_are_those_of_each_alone():
         torch.testing.assert_close(gradient.value, by_hand("gpt2", prompt)[1], atol=1e-5, rtol=1e-4)
 
 
-def test_weights_collect_gradients_only_where_the_block_asks():
-    hf, model = tiny.hf_model("gpt2"), LanguageModel(tiny.hf_model("gpt2"))
-    hf(IDS).logits.sum().backward()
-    want = {name: parameter.grad for name, parameter in hf.named_parameters()}
-    hf.zero_grad(set_to_none=True)
-    with model.trace(IDS):
-        weight = model.transformer.ln_f.weight
-        with model.output.sum().backward():
-            read = weight.grad.save()
-    torch.testing.assert_close(read.value, want["transformer.ln_f.weight"])
-    assert no_weight_has_a_gradient("gpt2")
-    with model.trace(IDS, parameter_gradients=True):
-        model.output.sum().backward()
-    for name, parameter in hf.named_parameters():
-        torch.testing.assert_close(parameter.grad, want[name])
-    hf.zero_grad(set_to_none=True)
-
-
 def test_a_module_of_the_users_own_trains_through_a_block():
     torch.manual_seed(0)
     module = tiny.stack()

@@ -10,8 +10,10 @@ import torch
 from torch import nn
 
 from loupe.envoy.ports import Calls, Operations, Ports
-from loupe.errors import BlockError, UnknownModuleError, nearest
+from loupe.errors import BlockError, UnknownModuleError, WriteError, nearest
 from loupe.graph.node import Port, Site
+from loupe.runtime.offloaded import devices_of
+from loupe.runtime.plain import named_parts
 from loupe.trace.handles import isinstance_proxy
 from loupe.trace.source import user_line
 from loupe.trace.tracer import Tracer
@@ -57,9 +59,8 @@ class Envoy(Ports):
 
     @property
     def device(self) -> torch.device:
-        """The device of the module's first parameter; the CPU where it has none."""
-        found = next(self._module.parameters(), None)
-        return found.device if found is not None else torch.device("cpu")
+        """Where the module's first parameter is while the module runs; the CPU where it has none."""
+        return next(devices_of(self._module), torch.device("cpu"))
 
     @property
     def dtype(self) -> torch.dtype:
@@ -69,7 +70,7 @@ class Envoy(Ports):
 
     def named_modules(self) -> Iterator[tuple[str, Envoy]]:
         """Every module from here down, with its path in the model."""
-        for name, _ in self._module.named_modules():
+        for name, _ in named_parts(self._module):
             path = ".".join(part for part in (self._path, name) if part)
             yield path, self._home.envoy_at(path)
 
@@ -96,12 +97,18 @@ class Envoy(Ports):
         module = self._module
         if name in module._modules and module._modules[name] is not None:
             return self._home.envoy_at(f"{self._path}.{name}" if self._path else name)
+        alias = self._alias(name)
+        if alias is not None:
+            return self._home.envoy_at(alias)
         if name in module._parameters or name in module._buffers:
             return self._parameter(name)
         try:
             return getattr(module, name)
         except AttributeError:
             raise self._unknown(name) from None
+
+    def _alias(self, name: str) -> str | None:
+        return self._home.aliases.path_of(f"{self._path}.{name}" if self._path else name)
 
     def _parameter(self, name: str) -> Any:
         recorder = self._home.open_recorder()
@@ -111,7 +118,16 @@ class Envoy(Ports):
 
     def __setattr__(self, name: str, value: Any) -> None:
         own = getattr(type(self), name, None)
-        if name.startswith("_") or (isinstance(own, property) and own.fset is not None):
+        recorder = None if name.startswith("_") else self._home.open_recorder()
+        if recorder is not None and (name in self._module._parameters or name in self._module._buffers):
+            if recorder.parameters is None:
+                raise WriteError(
+                    f"{name!r} of {self._path or 'the model'} is set in a block that would not undo it",
+                    remedy="change parameters in `with model.edit() as edited:`, and trace the edited model",
+                    line=user_line(sys._getframe(1)),
+                )
+            recorder.set_parameter(f"{self._path}.{name}" if self._path else name, value)
+        elif name.startswith("_") or (isinstance(own, property) and own.fset is not None):
             object.__setattr__(self, name, value)
         elif own is None and type(value) is not Envoy and not isinstance_proxy(value) and isinstance(value, nn.Module):
             self._home.attach(self._path, name, value)
@@ -128,7 +144,10 @@ class Envoy(Ports):
             return [self[place] for place in range(*key.indices(len(names)))]
         if isinstance(key, str):
             if key not in names:
-                raise self._unknown(key)
+                alias = self._alias(key)
+                if alias is None:
+                    raise self._unknown(key)
+                return self._home.envoy_at(alias)
             name = key
         else:
             place = key.__index__()
@@ -147,11 +166,12 @@ class Envoy(Ports):
         return iter([self[name] for name in list(self._module._modules)])
 
     def __dir__(self) -> list[str]:
-        return sorted({*object.__dir__(self), *self._module._modules, *self._module._parameters})
+        aliases = self._home.aliases.of(self._path)
+        return sorted({*object.__dir__(self), *self._module._modules, *self._module._parameters, *aliases})
 
     def _unknown(self, name: str) -> UnknownModuleError:
         module = self._module
-        known = [*module._modules, *module._parameters, *module._buffers]
+        known = [*module._modules, *module._parameters, *module._buffers, *self._home.aliases.of(self._path)]
         if isinstance(module, (nn.ModuleList, nn.Sequential)) and known:
             hint = f"its indices go from 0 to {len(known) - 1}" if name.lstrip("-").isdigit() else nearest(name, known)
         else:
@@ -171,6 +191,19 @@ class Envoy(Ports):
     def _plain_call(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         args = tuple(arg.value if isinstance_proxy(arg) else arg for arg in args)
         return self._module(*args, **kwargs)
+
+    def skip(self, value: Any) -> None:
+        """Do not run the module: its output is `value`, of the form that the module returns.
+
+        >>> with model.trace("The Eiffel Tower is in"):
+        ...     model.transformer.h[6].skip(model.transformer.h[5].output)
+        ...     logits = model.output.save()
+
+        In an invoke only this prompt's rows skip it. A decoder block that returns a tuple takes hidden states
+        `[batch, seq, hidden]` too. What lies inside a module that is skipped does not run. Raises BlockError outside a
+        block.
+        """
+        self.calls[0].skip(value)
 
     def next(self) -> Envoy:
         """Go on to the module's next call: `module.next().output` is what it returns at the following step."""
@@ -194,4 +227,6 @@ class Envoy(Ports):
         text = repr(self._module)
         for name in conflicts:
             text += f'\n# the submodule {name!r} is reached by index: ["{name}"]'
+        for name in self._home.aliases.of(self._path):
+            text += f"\n# {name} is another name of {self._alias(name)}"
         return text

@@ -2,21 +2,29 @@
 
 from __future__ import annotations
 
+import copy
 import sys
-from typing import Any, Protocol
+from collections.abc import Iterator
+from typing import Any, Protocol, Self
 
+import torch
 from torch import nn
 
 from loupe.config import CONFIG
+from loupe.envoy.edits import EditBlock, put_edits
 from loupe.envoy.envoy import Envoy
-from loupe.errors import BlockError, Line
+from loupe.envoy.names import Aliases, Rename, matches
+from loupe.errors import BlockError, Line, UnknownModuleError, nearest
 from loupe.graph.graph import Graph
-from loupe.graph.node import Site
+from loupe.graph.node import RESULT, Node, Ref, Site
 from loupe.hosts.module import ModuleHost
-from loupe.runtime.host import Host
+from loupe.runtime.host import Given, Host, Input
 from loupe.runtime.local import LocalRun
 from loupe.runtime.meta import Scanner
+from loupe.runtime.plain import named_parts, submodule
+from loupe.runtime.scanning import MetaHost
 from loupe.trace.recorder import Recorder, open_recorders
+from loupe.trace.session import Session, open_sessions
 from loupe.trace.source import user_line
 from loupe.trace.tracer import Tracer
 
@@ -32,16 +40,31 @@ class ViewingHost(Host, Protocol):
 class Root(Envoy):
     """The envoy of a whole model: keeps its modules by path, and opens blocks on it."""
 
-    def __init__(self, host: ViewingHost) -> None:
+    def __init__(self, host: ViewingHost, rename: Rename | None = None) -> None:
         super().__init__(None, "")
         self._host = host
         self._root = self
-        self._by_path: dict[str, nn.Module] = {}
-        self._known_module: nn.Module | None = None
+        self._edits: list[Graph] = []
         self._envoys: dict[str, Envoy] = {"": self}
         self._views: dict[tuple[str, str], str | None] = {}
         self._scanners: dict[str, Scanner] = {}
         self._attached: set[str] = set()
+        self._aliases = Aliases(rename or {}, self._known_modules())
+
+    @property
+    def edits(self) -> list[Graph]:
+        """The graphs that every block on this model starts with, as `edit` has recorded them."""
+        return self._edits
+
+    @property
+    def aliases(self) -> Aliases:
+        """The further names of modules."""
+        return self._aliases
+
+    @property
+    def example(self) -> Input | None:
+        """An input that the model can be called with, where one is known without the user's."""
+        return None
 
     @property
     def _model(self) -> nn.Module:
@@ -49,12 +72,61 @@ class Root(Envoy):
         return self._host.module
 
     def module_at(self, path: str) -> nn.Module:
-        """The module at a path, in the model as it is now (weights may have been loaded since)."""
-        module = self._host.module
-        if module is not self._known_module:
-            self._by_path = dict(module.named_modules(remove_duplicate=False))
-            self._known_module = module
-        return self._by_path[path]
+        """The module at a path, in the model as it is now (weights may have been loaded, adapters put in)."""
+        return submodule(self._host.module, path)
+
+    def _known_modules(self) -> dict[str, nn.Module]:
+        return dict(named_parts(self._host.module))
+
+    def real_path(self, path: str) -> str:
+        """A path with the model's own names in place of aliases; a `model.` in front that is no module is left out."""
+        real = ""
+        for name in path.split(".") if path else ():
+            step = f"{real}.{name}" if real else name
+            real = self.aliases.path_of(step) or step
+        if self._has(real):
+            return real
+        shorter = real.removeprefix("model").lstrip(".")
+        return shorter if real.split(".")[0] == "model" and self._has(shorter) else real
+
+    def _has(self, path: str) -> bool:
+        try:
+            self.module_at(path)
+        except KeyError:
+            return False
+        return True
+
+    def paths_of(self, modules: Any) -> tuple[str, ...]:
+        """The paths of modules: all for None; a path, a pattern (`h.*.mlp`), an envoy, a module, a class, or several."""
+        known = self._known_modules()
+        if modules is None:
+            return tuple(known)
+        if isinstance(modules, Envoy):
+            return (modules.path,)
+        if isinstance(modules, type):
+            return tuple(path for path, module in known.items() if isinstance(module, modules))
+        if isinstance(modules, nn.Module):
+            found = tuple(path for path, module in known.items() if module is modules)
+        elif isinstance(modules, str):
+            real = self.real_path(modules)
+            found = (real,) if self._has(real) else tuple(path for path in known if path and matches(real, path))
+        else:
+            return tuple(dict.fromkeys(path for each in modules for path in self.paths_of(each)))
+        if not found:
+            named = modules if isinstance(modules, str) else type(modules).__name__
+            raise UnknownModuleError(
+                f"no module {named!r} in the model",
+                remedy=nearest(named, [path for path in known if path]),
+                line=user_line(sys._getframe(1)),
+            )
+        return found
+
+    def tied_to(self, path: str) -> list[str]:
+        """The paths under which the model holds one parameter, the given one first."""
+        owner, _, name = path.rpartition(".")
+        own = self.module_at(owner)._parameters.get(name)
+        named = self._host.module.named_parameters(remove_duplicate=False)
+        return [path, *(other for other, each in named if each is own and other != path)]
 
     def envoy_at(self, path: str) -> Envoy:
         """The envoy of the module at a path; the same object each time."""
@@ -105,7 +177,6 @@ class Root(Envoy):
             )
         self._attached.add(place)
         parent.add_module(name, module)
-        self._known_module = None
         self._scanners.clear()
 
     def open_block(
@@ -117,17 +188,109 @@ class Root(Envoy):
         generation: dict[str, Any] | None = None,
     ) -> Tracer:
         """A block on the whole model, or on one of its modules alone."""
+        graph = Graph()
+        put_edits(graph, self.edits, path)
+        session = next((each for each in reversed(open_sessions()) if each.key is self._host), None)
+        run = self.local_run(graph, path, session)
+        return Tracer(Recorder(self, run, graph, line, session), args, kwargs, generation)
+
+    def local_run(self, graph: Graph, path: str = "", given: Given | None = None) -> LocalRun:
+        """What runs a graph on the whole model, or on one of its modules alone, in this process."""
         host: Host = self._host
         if path:
             self._host.load()
             host = ModuleHost(lambda: self.module_at(path), self._host.lock, prefix=path, whole=self._host)
+        return LocalRun(host, self.module_at, graph, self._scanner(path, host), self._attached, given)
+
+    def _scanner(self, path: str, host: Host) -> Scanner:
         scanner = self._scanners.get(path)
         if scanner is None:
             scanner = self._scanners[path] = Scanner(lambda: host.module, path)
+        return scanner
+
+    def scan(self, *args: Any, **kwargs: Any) -> Tracer:
+        """Run a block on tensors without data: every value has its shape and dtype, and no weights are loaded.
+
+        >>> with model.scan("The Eiffel Tower is in"):
+        ...     shape = model.transformer.h[5].output[0].shape.save()
+        >>> shape
+        torch.Size([1, 5, 96])
+
+        What is saved are tensors on the meta device. Lines that would fail in a trace for shape or dtype fail here too.
+        Raises BlockError where a line needs a value, which a scan does not have.
+        """
         graph = Graph()
-        return Tracer(
-            Recorder(self, LocalRun(host, self.module_at, graph, scanner, self._attached), graph, line),
-            args,
-            kwargs,
-            generation,
-        )
+        put_edits(graph, self.edits, "")
+        scanner = self._scanner("", self._host)
+        run = LocalRun(MetaHost(self._host, scanner), scanner.twin_module, graph, scanner, self._attached)
+        return Tracer(Recorder(self, run, graph, user_line(sys._getframe(1))), args, kwargs)
+
+    # -- blocks that outlast a run -------------------------------------------------------------------------------------
+
+    def session(self) -> Session:
+        """Group blocks: values of one may be used in the next without saving, and they run when the session ends.
+
+        >>> with model.session():
+        ...     with model.trace("The Eiffel Tower is in"):
+        ...         hidden = model.transformer.h[4].output[0]
+        ...     with model.trace("The Colosseum is in"):
+        ...         model.transformer.h[4].output[0][:] = hidden
+        ...         logits = model.output.save()
+        """
+        return Session(self._host, user_line(sys._getframe(1)), self._tensors)
+
+    def _tensors(self) -> Iterator[torch.Tensor]:
+        yield from self._host.module.parameters()
+        yield from self._host.module.buffers()
+
+    def edit(self, *, inplace: bool = False) -> EditBlock:
+        """Record what a copy of this model does differently from now on; the copy shares the weights.
+
+        >>> with model.edit() as edited:
+        ...     edited.transformer.h[5].output[0][:] = 0
+        ...     edited.lm_head.weight[0] = 0
+        >>> with edited.trace("The Eiffel Tower is in"):
+        ...     logits = edited.output.save()
+
+        `inplace=True` changes this model itself. Edits hold in traces, scans, generations (at every step), plain calls,
+        and for every invoke; parameters that are set in one hold for the length of a run. Nothing runs while an edit is
+        recorded, so a line that needs a value or a shape raises BlockError, as do saves and backward passes.
+        """
+        return EditBlock(self, user_line(sys._getframe(1)), inplace=inplace)
+
+    def clear_edits(self) -> None:
+        """Let the model do again what it does by itself."""
+        self._edits.clear()
+
+    def copy(self) -> Self:
+        """Another envoy of the same model, with edits of its own; weights and modules are shared."""
+        twin = copy.copy(self)
+        object.__setattr__(twin, "_root", twin)
+        object.__setattr__(twin, "_envoys", {"": twin})
+        object.__setattr__(twin, "_edits", list(self._edits))
+        return twin
+
+    def run_edited(
+        self, args: tuple[Any, ...], kwargs: dict[str, Any], generation: dict[str, Any] | None = None
+    ) -> Any:
+        """The plain call of an edited model: what it returns with the edits in place."""
+        graph = Graph()
+        put_edits(graph, self.edits, "")
+        result = len(graph)
+        graph.nodes += [
+            Node(result, "read", Site(RESULT, "output")),
+            Node(result + 1, "save", "result", (Ref(result),)),
+        ]
+        run = self.local_run(graph)
+        if generation is not None:
+            run.generate(generation)
+        run.add_input(args, kwargs, user_line(sys._getframe(2)))
+        outcome = run.finish()
+        if outcome.error is not None:
+            raise outcome.error
+        return outcome.results["result"]
+
+    def _plain_call(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        if not self.edits:
+            return super()._plain_call(args, kwargs)
+        return self.run_edited(args, kwargs)

@@ -6,6 +6,8 @@ import abc
 import sys
 from typing import TYPE_CHECKING, Any
 
+import torch
+
 from loupe.errors import BlockError, WriteError
 from loupe.graph.node import Port, Site
 from loupe.trace.source import user_line
@@ -98,6 +100,21 @@ class Call(Ports):
     def ops(self) -> Operations:
         """The torch operations of this call."""
         return Operations(self._root, self._path, self._call)
+
+    def skip(self, value: Any) -> None:
+        """Do not run the module at this call: its output is `value`, of the form that the module returns."""
+        output = self._site("output")
+        recorder = self._root.recorder(f"{output.module}.skip()")
+        view = self._root.view(output)
+        if view != "logits" and not recorder.execution.is_tensor(output) and isinstance(value, torch.Tensor):
+            if view != "hidden_states":
+                raise WriteError(
+                    f"{output.module} does not return a tensor, and is skipped with one",
+                    remedy="give a value of the form that the module returns: a tuple of what its output has",
+                    line=user_line(sys._getframe(1)),
+                )
+            value = (value,)
+        recorder.write(recorder.at_step(self._site("skip")), value)
 
     def __repr__(self) -> str:
         return f"<call {self._call} of {self._path or 'the model'}>"

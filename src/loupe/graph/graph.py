@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
+from html import escape
 from typing import Any
 
 from loupe.errors import Line
-from loupe.graph.node import RESULT, Const, Node, Ref, Site, map_argument
+from loupe.graph.drawing import Drawing, draw
+from loupe.graph.node import RESULT, Const, Event, Node, Ref, Site, map_argument
 
 
 class Graph:
@@ -21,6 +23,7 @@ class Graph:
         self.nodes: list[Node] = []
         self.constants: list[Any] = []
         self.functions: dict[str, Callable[..., Any]] = {}
+        self.events: list[Event] = []  # of one pass of the model, in order, where a scan has told; for pictures
 
     def __len__(self) -> int:
         return len(self.nodes)
@@ -63,6 +66,26 @@ class Graph:
     def __str__(self) -> str:
         return "\n".join(self.lines()) or "(empty graph)"
 
+    def draw(self, rows: int = 60) -> Drawing:
+        """A picture: the model's sites from top to bottom as it comes to them, beside them what the block does there.
+
+        >>> tracer.graph.draw().save("patching.svg")
+
+        A notebook shows it; the user's lines are in the tooltips. What repeats is folded, and a picture that would have
+        more than `rows` rows loses its middle.
+        """
+        return draw(self, rows)
+
+    def _repr_html_(self) -> str:
+        shown = "" if len(self) > 40 else " open"
+        return (
+            f"<div>{self.draw()}<details{shown}><summary>{len(self)} nodes</summary>"
+            f'<pre style="overflow-x:auto">{escape(str(self))}</pre></details></div>'
+        )
+
+    def _repr_svg_(self) -> str:
+        return str(self.draw())
+
     def lines(self) -> list[str]:
         """The printed form: one node a line, with the user's source line where it changes."""
         texts = [self.node_text(node) for node in self.nodes]
@@ -89,19 +112,25 @@ class Graph:
             return f"%{node.id}{scope} = write {node.site} <- {args[0]}"
         if node.kind == "save":
             return f"%{node.id}{scope} = save {args[0]} as {node.target!r}"
-        if node.kind == "parameter":
-            return f"%{node.id}{scope} = parameter {node.target}"
+        if node.kind in ("parameter", "given"):
+            return f"%{node.id}{scope} = {node.kind} {node.target}"
+        if node.kind == "set_parameter":
+            return f"%{node.id}{scope} = set parameter {node.target} <- {args[0]}"
+        if node.kind == "cache":
+            return f"%{node.id}{scope} = cache {_cached_text(node)} as {node.target!r}"
+        if node.kind == "stop":
+            return f"%{node.id}{scope} = stop"
         if node.kind == "backward":
             return f"%{node.id}{scope} = backward({', '.join(args)})"
         name = f"{node.target or 'model'}" + (":call" if node.kind == "call" else "")
         return f"%{node.id}{scope} = {name}({', '.join(args)})"
 
-    def argument_text(self, value: Any) -> str:
-        """An argument as text: references as %id, tensors by shape and dtype."""
+    def argument_text(self, value: Any, names: Mapping[int, str] | None = None) -> str:
+        """An argument as text: references as %id (or by the name of their node), tensors by shape and dtype."""
 
         def leaf(item: Any) -> Any:
             if type(item) is Ref:
-                return _Text(f"%{item.node}")
+                return _Text((names or {}).get(item.node, f"%{item.node}"))
             if type(item) is Const:
                 return _Text(constant_text(self.constants[item.index]))
             if item is Ellipsis:
@@ -109,6 +138,13 @@ class Graph:
             return item
 
         return _argument_repr(map_argument(value, leaf))
+
+
+def _cached_text(node: Node) -> str:
+    paths = node.args[0]
+    what = paths[0] or "the model" if len(paths) == 1 else f"{len(paths)} modules"
+    options = [f"{key}={value}" for key, value in node.kwargs.items() if value is not None]
+    return f"{what} ({', '.join(options)})" if options else what
 
 
 class _Text(str):

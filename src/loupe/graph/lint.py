@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from typing import get_args
+
 from loupe.errors import GraphError
 from loupe.graph.graph import Graph
-from loupe.graph.node import Const, Event, Node, Ref, Site, map_argument
+from loupe.graph.node import Const, Event, Kind, Node, Ref, Site, map_argument
 from loupe.graph.opset import is_portable
 
-KINDS = ("read", "write", "apply", "call", "parameter", "save", "backward")
+KINDS = get_args(Kind)
 
 
 def lint(graph: Graph) -> None:
@@ -28,7 +30,7 @@ def lint(graph: Graph) -> None:
             raise _broken(
                 node, f"node %{place} names the unknown operation {node.target!r}", "use an operation of the opset"
             )
-        if node.kind == "save":
+        if node.kind in ("save", "cache"):
             if node.target in names:
                 raise _broken(
                     node, f"the name {node.target!r} is saved twice", "give each saved value a name of its own"
@@ -54,7 +56,7 @@ def _check_arguments(graph: Graph, node: Node) -> None:
 
     for arg in (*node.args, *node.kwargs.values()):
         map_argument(arg, check)
-    if node.kind in ("write", "save") and len(node.args) != 1:
+    if node.kind in ("write", "save", "set_parameter", "cache") and len(node.args) != 1:
         raise _broken(node, f"node %{node.id} ({node.kind}) takes one value, not {len(node.args)}", "give it one value")
     if node.kind == "save" and type(node.args[0]) is not Ref:
         raise _broken(node, f"node %{node.id} saves something that is no node", "save the value of a node")

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple
 
 from loupe.errors import Line
 
-Port = Literal["output", "input", "inputs", "grad"]
-Kind = Literal["read", "write", "apply", "call", "parameter", "save", "backward"]
-Phase = Literal["in", "out", "grad"]
+Port = Literal["output", "input", "inputs", "grad", "skip"]
+Kind = Literal[
+    "read", "write", "apply", "call", "parameter", "set_parameter", "given", "save", "cache", "backward", "stop"
+]
+Phase = Literal["in", "skip", "out", "grad"]
 RESULT = "#result"  # the path of what a run returns as a whole; no module has such a name
 _CONTAINERS = frozenset((tuple, list, dict, slice))
-_PHASES: dict[Port, Phase] = {"output": "out", "input": "in", "inputs": "in", "grad": "grad"}
-_PORTS: dict[Phase, Port] = {"in": "input", "out": "output", "grad": "grad"}
+_PHASES: dict[Port, Phase] = {"output": "out", "input": "in", "inputs": "in", "grad": "grad", "skip": "skip"}
+_PORTS: dict[Phase, Port] = {"in": "input", "skip": "skip", "out": "output", "grad": "grad"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,24 +34,41 @@ class Const:
 
 
 class Steps(NamedTuple):
-    """The steps of a generation that a block is about: those of a slice; `group` tells one such block from another."""
+    """The steps of a generation that a block is about: those of a slice, or those that are listed, in order.
+
+    `group` tells one such block from another.
+    """
 
     group: int
     start: int
     stop: int | None
     stride: int = 1
+    listed: tuple[int, ...] = ()
 
-    def of(self, total: int) -> range:
+    def has(self, step: int) -> bool:
+        """Whether a step is one of them."""
+        if self.listed:
+            return step in self.listed
+        return step >= self.start and (self.stop is None or step < self.stop) and not (step - self.start) % self.stride
+
+    def of(self, total: int) -> Sequence[int]:
         """The steps, where there are `total` of them."""
+        if self.listed:
+            return [step for step in self.listed if step < total]
         return range(*slice(self.start, self.stop, self.stride).indices(total))
 
     def __str__(self) -> str:
+        if self.listed:
+            return str(list(self.listed))
         stop = "" if self.stop is None else self.stop
         return f"{self.start}:{stop}" + (f":{self.stride}" if self.stride != 1 else "")
 
 
 class Event(NamedTuple):
-    """A moment of a run at which sites are open: a call of a module, or of one operation in it, begins or ends."""
+    """A moment of a run at which sites are open: a call of a module, or of one operation in it, begins or ends.
+
+    The phase "skip" is the moment after "in" at which a module would do its work, and may be spared it.
+    """
 
     path: str
     phase: Phase
@@ -74,6 +93,16 @@ class Site(NamedTuple):
     def event(self) -> Event:
         """The moment at which the site is open."""
         return Event(self.path, _PHASES[self.port], self.call, self.op, self.index)
+
+    @property
+    def module(self) -> str:
+        """The user's words for the module, or the call of it, at which the site is."""
+        return describe_place(self.path, self.call, None, 0)
+
+    @property
+    def lands(self) -> Event:
+        """The moment at which what is written here can be read: a skipped module gives it as its output."""
+        return self.event if self.port != "skip" else Event(self.path, "out", self.call)
 
     def __str__(self) -> str:
         if self.port == "grad":
@@ -103,11 +132,11 @@ def describe_place(path: str, call: int, op: str | None, index: int) -> str:
 
 @dataclass(slots=True)
 class Node:
-    """One recorded step: read a site, write a site, apply an operation, call a module, read a parameter, save.
+    """One recorded step: read a site, write a site, apply an operation, call a module, read a parameter, save, …
 
     `target` is the site (read, write), the operation's name (apply), the module's or parameter's path (call,
-    parameter), or the name under which a value is saved. `invoke` is the number of the prompt whose rows the node sees,
-    None for the whole batch.
+    parameter, set_parameter), or the name under which something leaves the run (save, cache) or comes into it (given).
+    `invoke` is the number of the prompt whose rows the node sees, None for the whole batch.
     """
 
     id: int

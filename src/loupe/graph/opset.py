@@ -25,7 +25,7 @@ OPERATORS: dict[str, dict[str, str]] = {
     },
     "python": {"view": "getattr call_method"},
     "loupe": {
-        "view": "hidden_states logits first_input",
+        "view": "hidden_states logits first_input last_step",
         "pure": "with_hidden_states with_logits with_item",
         "inplace": "require_grad retain_grad",
     },
@@ -43,6 +43,7 @@ def _effects() -> dict[str, Effect]:
 
 
 OPSET: dict[str, Effect] = _effects()
+TRACKING = frozenset(("loupe.require_grad", "loupe.retain_grad"))  # these ask for the gradient of their argument
 
 TENSOR_METHODS = frozenset(name.removeprefix("Tensor.") for name in OPSET if name.startswith("Tensor."))
 TENSOR_ATTRIBUTES = frozenset("T H mT mH real imag data grad requires_grad is_leaf layout itemsize nbytes".split())

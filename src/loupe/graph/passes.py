@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from loupe.graph.graph import Graph
 from loupe.graph.node import Const, Event, Node, Ref, collect_refs, is_within
 from loupe.graph.opset import effect_of
+
+if TYPE_CHECKING:
+    from loupe.graph.graph import Graph
 
 Root = tuple[str, int]
 
@@ -52,7 +54,7 @@ def trace_memory(graph: Graph, changing: Collection[str] = ()) -> Memory:
             for root in target:
                 last_change[root] = node.id
         if node.kind == "write":
-            written[node.site.event, node.invoke] = own
+            written[node.site.lands, node.invoke] = own
     return Memory(tuple(roots), mutates, after)
 
 
@@ -84,9 +86,9 @@ def _roots_of_result(
     fresh = frozenset((("node", node.id),))
     if node.kind == "read":
         return fresh | written.get((node.site.event, node.invoke), frozenset())
-    if node.kind in ("write", "save", "backward"):
+    if node.kind in ("write", "save", "set_parameter", "backward", "cache", "stop"):
         return used
-    if node.kind == "parameter":
+    if node.kind in ("parameter", "given"):
         return fresh
     if node.kind == "call":
         return used | fresh
@@ -141,9 +143,10 @@ def needed(graph: Graph, memory: Memory, wanted: Iterable[int]) -> frozenset[int
     """
     backwards = graph.backwards
     stack = [*wanted, *backwards]
-    stack.extend(node.id for node in graph.nodes if node.kind == "write")
+    stack.extend(node.id for node in graph.nodes if node.kind in ("write", "set_parameter"))
     if memory.mutates:
-        outside = {root for n in graph.nodes if n.kind in ("read", "parameter") for root in memory.roots[n.id]}
+        sources = ("read", "parameter", "given")
+        outside = {root for n in graph.nodes if n.kind in sources for root in memory.roots[n.id]}
         for node_id, changed in memory.mutates.items():
             if any(root[0] == "const" or root in outside for root in changed):
                 stack.append(node_id)

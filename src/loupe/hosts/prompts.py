@@ -1,9 +1,9 @@
-"""Turn what users pass as prompts into token ids, and join several into one batch that is padded on the left."""
+"""Turn what users pass as prompts into token ids, as one model takes them."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -11,10 +11,27 @@ import torch
 from loupe.errors import InputError, Line
 from loupe.runtime.host import Input
 
+IGNORED = -100  # a label that no loss counts
+
+
+@dataclass(frozen=True, slots=True)
+class Form:
+    """How a model takes prompts.
+
+    Short rows are filled with `pad`, on the left or else on the right. `types` says that texts go with their token
+    types, `decodes` that a second stack reads ids of its own, `decoder_input_ids` or `labels`.
+    """
+
+    tokenizer: Any
+    pad: int
+    left: bool
+    types: bool = False
+    decodes: bool = False
+
 
 @dataclass(frozen=True, slots=True)
 class Tokens:
-    """The rows of one input: ids and mask `[rows, seq]`, padded on the left, and what else the model is to get."""
+    """The rows of one input: ids and mask `[rows, seq]`, padded, and what else the model is to get."""
 
     ids: torch.Tensor
     mask: torch.Tensor
@@ -22,12 +39,24 @@ class Tokens:
     has_mask: bool
 
     @property
-    def padded(self) -> bool:
-        """Whether a row is shorter than the longest."""
-        return not bool(self.mask.all())
+    def padded_left(self) -> bool:
+        """Whether a row begins with padding."""
+        return self.mask.dim() == 2 and not bool(self.mask[:, 0].all())
+
+    def having(self, name: str, value: Any) -> Tokens:
+        """These tokens with one more thing for the model."""
+        return replace(self, extra={**self.extra, name: value})
 
 
-def tokens_of(value: Input, tokenizer: Any) -> Tokens:
+@dataclass(frozen=True, slots=True)
+class _Row:
+    """One prompt's ids, and their token types where its tokenizer tells them."""
+
+    ids: list[int]
+    types: list[int] | None = None
+
+
+def tokens_of(value: Input, form: Form) -> Tokens:
     """Token ids of a string, a list of strings, ids, lists of ids, a tensor, or a mapping with `input_ids`.
 
     Raises InputError for an empty prompt or a value of another kind.
@@ -42,14 +71,18 @@ def tokens_of(value: Input, tokenizer: Any) -> Tokens:
             raise _unusable("the mapping has no 'input_ids'", value.line)
     if "attention_mask" in extra:
         mask = extra.pop("attention_mask")
-    rows = _rows(prompt, tokenizer, value.line)
+    rows = _rows(prompt, form.tokenizer, value.line)
     if isinstance(rows, torch.Tensor):
         ids = rows
         given = torch.as_tensor(mask) if mask is not None else None
         if given is not None and given.dim() == 1:
             given = given[None]
     else:
-        ids, given = _pad(rows, _pad_id(tokenizer))
+        ids = stack_rows([row.ids for row in rows], form.pad, form.left)
+        given = stack_rows([[1] * len(row.ids) for row in rows], 0, form.left)
+        if form.types and any(row.types is not None for row in rows):
+            types = [row.types or [0] * len(row.ids) for row in rows]
+            extra.setdefault("token_type_ids", stack_rows(types, 0, form.left))
     if ids.shape[0] == 0 or ids.shape[-1] == 0:
         raise InputError("the prompt is empty: it has no tokens", remedy="pass at least one token", line=value.line)
     if given is None:
@@ -57,6 +90,10 @@ def tokens_of(value: Input, tokenizer: Any) -> Tokens:
     longer = "past_key_values" in extra  # the mask is also about the tokens in the cache
     if given.shape[0] != ids.shape[0] or (given.dim() == 2 and given.shape[1] != ids.shape[1] and not longer):
         raise _unusable(f"the attention mask has shape {list(given.shape)} for ids {list(ids.shape)}", value.line)
+    if form.decodes:
+        for name, fill in (("decoder_input_ids", form.pad), ("labels", IGNORED)):
+            if extra.get(name) is not None:
+                extra = {**extra, **_target(name, extra[name], fill, ids.shape[0], value.line)}
     return Tokens(ids, given, extra, mask is not None or not isinstance(prompt, torch.Tensor))
 
 
@@ -78,7 +115,7 @@ def _prompt_of(value: Input) -> tuple[Any, dict[str, Any]]:
     raise _unusable("there is no prompt", value.line)
 
 
-def _rows(prompt: Any, tokenizer: Any, line: Line | None) -> torch.Tensor | list[list[int]]:
+def _rows(prompt: Any, tokenizer: Any, line: Line | None) -> torch.Tensor | list[_Row]:
     """Rows of ids: a tensor as it is, anything else as lists."""
     if isinstance(prompt, torch.Tensor):
         if prompt.is_floating_point() or prompt.dim() not in (1, 2):
@@ -93,97 +130,69 @@ def _rows(prompt: Any, tokenizer: Any, line: Line | None) -> torch.Tensor | list
     if not prompt:
         raise InputError("the prompt is empty: it has no tokens", remedy="pass at least one token", line=line)
     if all(isinstance(item, int) for item in prompt):
-        return [list(prompt)]
+        return [_Row(list(prompt))]
     rows = []
     for item in prompt:
         if isinstance(item, str):
             rows.append(_encode(item, tokenizer, line))
         elif isinstance(item, torch.Tensor) and item.dim() == 1:
-            rows.append(item.tolist())
+            rows.append(_Row(item.tolist()))
         elif isinstance(item, Sequence) and all(isinstance(token, int) for token in item):
-            rows.append(list(item))
+            rows.append(_Row(list(item)))
         else:
             raise _unusable(f"a list with {type(item).__name__} ({item!r:.40}) in it is no prompt", line)
     for row in rows:
-        if not row:
+        if not row.ids:
             raise InputError("a prompt of the list is empty", remedy="pass at least one token each", line=line)
     return rows
 
 
-def _encode(text: str, tokenizer: Any, line: Line | None) -> list[int]:
+def _encode(text: str, tokenizer: Any, line: Line | None) -> _Row:
     if tokenizer is None:
         raise InputError(
             "the model has no tokenizer, so a text cannot be its prompt",
             remedy="pass tokenizer=… to LanguageModel, or token ids as the prompt",
             line=line,
         )
-    ids = tokenizer(text)["input_ids"]
-    if not ids:
+    encoded = tokenizer(text)
+    if not encoded["input_ids"]:
         raise InputError("the prompt is empty: it has no tokens", remedy="pass at least one token", line=line)
-    return list(ids)
+    return _Row(list(encoded["input_ids"]), encoded.get("token_type_ids"))
 
 
-def _pad(rows: list[list[int]], pad: int) -> tuple[torch.Tensor, torch.Tensor]:
+def stack_rows(rows: Sequence[Sequence[int]], fill: int, left: bool) -> torch.Tensor:
+    """Lists of numbers as one tensor `[rows, longest]`, filled up on one side."""
     length = max(len(row) for row in rows)
-    ids = torch.tensor([[pad] * (length - len(row)) + row for row in rows], dtype=torch.long)
-    mask = torch.tensor([[0] * (length - len(row)) + [1] * len(row) for row in rows], dtype=torch.long)
-    return ids, mask
+    filled = []
+    for row in rows:
+        missing = [fill] * (length - len(row))
+        filled.append([*missing, *row] if left else [*row, *missing])
+    return torch.tensor(filled, dtype=torch.long)
 
 
-def _pad_id(tokenizer: Any) -> int:
-    for name in ("pad_token_id", "eos_token_id"):
-        found = getattr(tokenizer, name, None)
-        if isinstance(found, int):
-            return found
-    return 0
-
-
-def join_tokens(parts: Sequence[Tokens], tokenizer: Any) -> Tokens:
-    """Several inputs as one batch, padded on the left to the longest; other arguments must fit along dimension 0."""
-    if len(parts) == 1:
-        return parts[0]
-    length = max(part.ids.shape[1] for part in parts)
-    pad = _pad_id(tokenizer)
-    ids = torch.cat([_extend(part.ids, length, pad) for part in parts])
-    mask = torch.cat([_extend(part.mask, length, 0) for part in parts])
-    extra: dict[str, Any] = {}
-    for name in dict.fromkeys(key for part in parts for key in part.extra):
-        extra[name] = _join_extra(name, parts, length)
-    return Tokens(ids, mask, extra, True)
-
-
-def _join_extra(name: str, parts: Sequence[Tokens], length: int) -> Any:
-    values = [part.extra.get(name) for part in parts]
-    first = values[0]
-    rowed = [
-        isinstance(v, torch.Tensor) and v.dim() > 0 and v.shape[0] == p.ids.shape[0]
-        for v, p in zip(values, parts, strict=True)
-    ]
-    if all(rowed):
-        tensors = [v for v in values if isinstance(v, torch.Tensor)]
-        along = all(v.dim() > 1 and v.shape[1] == p.ids.shape[1] for v, p in zip(tensors, parts, strict=True))
-        fill = -100 if name == "labels" else 0
-        if name == "labels" and along:
-            tensors = [_without_first(v, length) for v in tensors]
-        return torch.cat([_extend(v, length, fill) if along and v.dim() == 2 else v for v in tensors])
-    if not any(isinstance(value, torch.Tensor) for value in values) and all(value == first for value in values):
-        return first
-    raise InputError(
-        f"the invokes give values for {name!r} that cannot be joined into one batch",
-        remedy=f"give {name!r} in every invoke with one row for each prompt, or the same plain value in each",
-    )
-
-
-def _without_first(labels: torch.Tensor, length: int) -> torch.Tensor:
-    """Labels that will be padded, without the first one: alone nothing predicts it, and padding is not to either."""
-    if labels.shape[1] == length:
-        return labels
-    return torch.cat([torch.full_like(labels[:, :1], -100), labels[:, 1:]], dim=1)
-
-
-def _extend(tensor: torch.Tensor, length: int, fill: int) -> torch.Tensor:
-    missing = length - tensor.shape[1]
-    return torch.nn.functional.pad(tensor, (missing, 0), value=fill) if missing else tensor
+def _target(name: str, value: Any, fill: int, rows: int, line: Line | None) -> dict[str, torch.Tensor]:
+    """Ids for the second stack `[rows, target]`, of a tensor, a list of ids, or a list of such lists; with a mask for
+    decoder inputs of several lengths.
+    """
+    if isinstance(value, str) or (isinstance(value, (list, tuple)) and any(isinstance(each, str) for each in value)):
+        raise InputError(
+            f"{name} is given as text", remedy=f"pass ids: {name}=model.tokenizer(text)['input_ids']", line=line
+        )
+    found = _rows(value, None, line)
+    masks = {}
+    if isinstance(found, torch.Tensor):
+        ids = found
+    else:
+        ids = stack_rows([row.ids for row in found], fill, left=False)
+        if name == "decoder_input_ids" and len({len(row.ids) for row in found}) > 1:
+            masks["decoder_attention_mask"] = stack_rows([[1] * len(row.ids) for row in found], 0, left=False)
+    if ids.shape[0] != rows or ids.shape[1] == 0:
+        raise InputError(
+            f"{name} has shape {list(ids.shape)} for {rows} prompt{'s' if rows > 1 else ''}",
+            remedy=f"give {name} one row of ids for each prompt",
+            line=line,
+        )
+    return {name: ids, **masks}
 
 
 def _unusable(fact: str, line: Line | None) -> InputError:

@@ -1,4 +1,4 @@
-"""Wrap causal language models of the transformers library."""
+"""Wrap language models of the transformers library."""
 
 from __future__ import annotations
 
@@ -9,13 +9,26 @@ from typing import Any
 from torch import nn
 
 from loupe.envoy.model import Root
+from loupe.envoy.names import Rename
 from loupe.envoy.ports import Ports
+from loupe.errors import BlockError
 from loupe.graph.node import RESULT, Port, Site
 from loupe.hosts.transformers import TransformersHost
 from loupe.runtime.host import Input
+from loupe.runtime.plain import uncompiled
 from loupe.trace.generation import Generation
 from loupe.trace.handles import isinstance_proxy
 from loupe.trace.source import user_line
+
+_OF_PROMPT = (  # what of a generation's arguments belongs to one prompt of several
+    "input_ids",
+    "inputs",
+    "prompt",
+    "attention_mask",
+    "token_type_ids",
+    "decoder_input_ids",
+    "decoder_attention_mask",
+)
 
 
 def bare(value: Any) -> Any:
@@ -41,7 +54,7 @@ class Generator(Ports):
 
 
 class LanguageModel(Root):
-    """A causal language model and its tokenizer, with the inside open to blocks.
+    """A language model and its tokenizer, with the inside open to blocks: a decoder, an encoder, or both.
 
     >>> model = LanguageModel("loupe/landmarks")
     >>> with model.trace("The Eiffel Tower is in"):
@@ -50,11 +63,21 @@ class LanguageModel(Root):
     >>> model.tokenizer.decode(logits[0, -1].argmax())
     ' Paris'
 
-    `model` is a Hub id, a local path, the bundled `loupe/landmarks`, or a loaded model (with `tokenizer=`). Weights are
-    loaded at the first run, or at once with `dispatch=True`. `device_map`, `dtype` (or `torch_dtype`),
-    `attn_implementation`, `revision` and every other keyword go to `from_pretrained`. A prompt is a string, a list of
-    strings, token ids (a list, a list of lists, an integer tensor `[seq]` or `[batch, seq]`), or a mapping with
-    `input_ids`. Raises LoadError where the model cannot be had.
+    `model` is a Hub id, a local path, the bundled `loupe/landmarks`, or a loaded model (with `tokenizer=`). Its class
+    is the one that its config names in `architectures`. Weights are loaded at the first run, or at once with
+    `dispatch=True`. `device_map`, `dtype` (or `torch_dtype`), `attn_implementation`, `revision` and every other keyword
+    go to `from_pretrained`. A prompt is a string, a list of strings, token ids (a list, a list of lists, an integer
+    tensor `[seq]` or `[batch, seq]`), or a mapping with `input_ids`; further arguments of the model are given by name.
+    `rename={"transformer.h": "layers"}` gives modules further names: both work.
+    `output` is the logits of a model that has them, else what the model returns. Raises LoadError where the model
+    cannot be had.
+
+    Prompts of several lengths are padded on the left for a decoder, and on the right for an encoder.
+
+    An encoder-decoder reads the prompt with its encoder, and `decoder_input_ids=` or `labels=` (ids, as in the
+    library) with its decoder. Where neither is given, the decoder reads the one token at which a generation starts, so
+    that `output[:, -1]` is the first new token's. In a generation the encoder's modules are called once, and the
+    decoder's at each step.
     """
 
     def __init__(
@@ -64,11 +87,13 @@ class LanguageModel(Root):
         tokenizer: Any = None,
         dispatch: bool = False,
         revision: str | None = None,
+        rename: Rename | None = None,
         **options: Any,
     ) -> None:
+        model = uncompiled(model) if isinstance(model, nn.Module) else model
         host = TransformersHost(model, tokenizer=tokenizer, dispatch=dispatch, revision=revision, options=options)
         self._language_host = host
-        super().__init__(host)
+        super().__init__(host, rename)
 
     @property
     def tokenizer(self) -> Any:
@@ -84,7 +109,14 @@ class LanguageModel(Root):
         """Load the weights now."""
         self._language_host.load()
 
+    @property
+    def example(self) -> Input | None:
+        """One token: every language model can be called with it."""
+        return Input(([[0]],), {})
+
     def _plain_call(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        if self.edits:
+            return self.run_edited(args, kwargs)
         host = self._language_host
         host.load()
         return host.call(host.merge([Input(tuple(map(bare, args)), kwargs)]))
@@ -102,13 +134,24 @@ class LanguageModel(Root):
         """
         recorder = self.open_recorder()
         if recorder is not None:
-            recorder.execution.generate(options)
-            return recorder.read(Site(RESULT, "output"))
-        prompt = {name: options.pop(name) for name in ("input_ids", "attention_mask", "prompt") if name in options}
+            self._refuse_prompt(args, options)
+            return recorder.generate(options)
+        prompt = {name: options.pop(name) for name in _OF_PROMPT if name in options}
         tracer = self.open_block("", args, prompt, user_line(sys._getframe(1)), options)
         return Generation(tracer, lambda: self._plain_generation(args, prompt, options))
 
+    def _refuse_prompt(self, args: tuple[Any, ...], options: dict[str, Any]) -> None:
+        given = ["its first argument"] if args else [name for name in _OF_PROMPT if name in options]
+        if given:
+            raise BlockError(
+                f"a generation inside a block has the prompts of the block, and is given one more ({given[0]})",
+                remedy="give prompts to model.trace(...) or tracer.invoke(...), and options to generate(...)",
+                line=user_line(sys._getframe(2)),
+            )
+
     def _plain_generation(self, args: tuple[Any, ...], prompt: dict[str, Any], options: dict[str, Any]) -> Any:
+        if self.edits:
+            return self.run_edited(args, prompt, options)
         host = self._language_host
         host.load()
         return host.call(host.merge([Input(tuple(map(bare, args)), prompt)], options))

@@ -7,9 +7,11 @@ from typing import Any
 from torch import nn
 
 from loupe.envoy.model import Root
+from loupe.envoy.names import Rename
 from loupe.errors import LoadError
 from loupe.hosts.module import Collate, ModuleHost
 from loupe.runtime.host import lock_of
+from loupe.runtime.plain import uncompiled
 
 
 class Model(Root):
@@ -23,14 +25,16 @@ class Model(Root):
 
     Several invokes are joined along dimension 0 of their tensors; `collate(inputs)` does it for anything else: it takes
     a list of `(args, kwargs)` and returns the joined args, the joined kwargs, and a list with the number of rows of
-    each input. Raises LoadError for what is no module.
+    each input. `rename={"0": "first"}` gives modules further names: both work. A module that is compiled runs
+    uncompiled in blocks. Raises LoadError for what is no module.
     """
 
-    def __init__(self, module: nn.Module, *, collate: Collate | None = None) -> None:
+    def __init__(self, module: nn.Module, *, collate: Collate | None = None, rename: Rename | None = None) -> None:
         given: Any = module
         if not isinstance(given, nn.Module):
             raise LoadError(f"{type(given).__name__} is no torch module", remedy="pass a torch.nn.Module")
-        super().__init__(ModuleHost(lambda: module, lock_of(module), collate=collate))
+        whole = uncompiled(module)
+        super().__init__(ModuleHost(lambda: whole, lock_of(whole), collate=collate), rename)
 
     def __repr__(self) -> str:
         return f"Model({super().__repr__()})"

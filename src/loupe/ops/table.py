@@ -12,7 +12,8 @@ import torch
 
 from loupe.errors import GraphError, nearest
 from loupe.graph.opset import OPSET, TENSOR_ATTRIBUTES, TENSOR_METHODS
-from loupe.ops.views import first_input, hidden_states, logits, retain_grad, with_hidden_states, with_item, with_logits
+from loupe.ops.gradients import require_grad, retain_grad
+from loupe.ops.views import first_input, hidden_states, last_step, logits, with_hidden_states, with_item, with_logits
 
 _SPACES: MappingProxyType[str, Any] = MappingProxyType(
     {
@@ -41,7 +42,8 @@ _OWN: dict[str, Callable[..., Any]] = {
     "loupe.with_item": with_item,
     "loupe.with_logits": with_logits,
     "loupe.first_input": first_input,
-    "loupe.require_grad": torch.Tensor.requires_grad_,
+    "loupe.last_step": last_step,
+    "loupe.require_grad": require_grad,
     "loupe.retain_grad": retain_grad,
 }
 

@@ -48,6 +48,30 @@ class CausalLMLogits(torch.Tensor):
         return format(self.as_subclass(torch.Tensor), format_spec)
 
 
+class BlockOutput(torch.Tensor):
+    """What a decoder block returned, kept past its block: `[0]` is its hidden states `[batch, seq, hidden]`."""
+
+    __torch_function__ = torch._C._disabled_torch_function_impl  # pyrefly: ignore[bad-override]
+
+    def __getitem__(self, key: Any) -> Any:
+        plain = self.as_subclass(torch.Tensor)
+        return hidden_states(plain) if type(key) is int and key == 0 else plain[key]
+
+    def __reduce_ex__(self, proto: Any) -> Any:
+        return self.as_subclass(torch.Tensor).__reduce_ex__(proto)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> torch.Tensor:
+        return self.as_subclass(torch.Tensor).clone()
+
+    def __repr__(self, *, tensor_contents: Any = None) -> str:
+        return repr(self.as_subclass(torch.Tensor))
+
+
+def block_output(output: Any) -> Any:
+    """A decoder block's output in which `[0]` means the hidden states, whether it is a tensor or a tuple."""
+    return output.as_subclass(BlockOutput) if isinstance(output, torch.Tensor) else output
+
+
 def logits(output: Any) -> Any:
     """A causal language model's output seen as its logits; a tensor passes through."""
     if isinstance(output, torch.Tensor):
@@ -97,20 +121,17 @@ def with_hidden_states(output: Any, value: Any) -> Any:
     return (value, *output[1:]) if isinstance(output, tuple) else [value, *output[1:]]
 
 
+def last_step(steps: list[Any]) -> Any:
+    """A value of each step of a generation, as it is at the last one: what the steps gave, in order."""
+    return steps[-1]
+
+
 def first_input(inputs: tuple[tuple[Any, ...], dict[str, Any]]) -> Any:
     """The first positional argument, or the first keyword argument where there is no positional one."""
     args, kwargs = inputs
     if args:
         return args[0]
     return next(iter(kwargs.values()), None)
-
-
-def retain_grad(value: torch.Tensor) -> torch.Tensor:
-    """Keep the gradient of a value on it: `value.grad` may be read after the block."""
-    if not value.requires_grad:
-        value.requires_grad_(True)
-    value.retain_grad()
-    return value
 
 
 def with_item(value: Any, key: Any, item: Any) -> Any:

@@ -118,12 +118,14 @@ class Aliasing:
     def _check_sites(self, plan: Plan, node: Node, storages: set[int], tensors: set[int]) -> None:
         """A tensor of the model may be changed only while the model has not gone on with it, and in one's own rows."""
         taps = {tap.event: tap for tap in self.taps}
-        for read in plan.changed_sites(node.id):
+        held = [read for read in plan.changed_sites(node.id) if share_memory(self.values.get(read), storages)]
+        passing = {found for read in held if plan.graph[read].site.event in taps for found in storages_of(self.values[read])}
+        for read in held:
             origin = plan.graph[read]
-            if not share_memory(self.values.get(read), storages):
-                continue
             tap = taps.get(origin.site.event)
             if tap is None:
+                if storages_of(self.values[read]) <= passing:
+                    continue  # a line above let the model go on with it at the site that is open
                 raise OrderError(
                     f"{origin.site} is changed in place with a value that the model computes only after it",
                     remedy="change a copy (`x = x.clone()`), or use values from earlier modules",

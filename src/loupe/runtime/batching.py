@@ -142,7 +142,7 @@ def widen(whole: Any, part: Any, axes: tuple[int, ...], rows: Rows, invoke: int,
             shape = list(new.shape) if isinstance(new, torch.Tensor) else type(new).__name__
             raise RowsError(
                 f"{event} is written with {shape}, where this prompt's rows are {list(expected)}",
-                remedy="prompts of one batch are padded on the left to one length; write a value of that shape",
+                remedy="prompts of one batch are padded to one length; write a value of that shape",
             )
         before, after = (
             leaf.narrow(axis, 0, start * each),
@@ -150,6 +150,24 @@ def widen(whole: Any, part: Any, axes: tuple[int, ...], rows: Rows, invoke: int,
         )
         widened.append(torch.cat([before, new.to(leaf.dtype).to(leaf.device), after], dim=axis))
     return tree_unflatten(widened, spec)
+
+
+def join_rows(parts: Sequence[Any], axes: tuple[int, ...], event: Event) -> Any:
+    """Put the parts of all invokes together, in order; what is no tensor of rows is taken from the first.
+
+    Raises RowsError where the parts are of different forms.
+    """
+    flat = [tree_flatten(part) for part in parts]
+    if any(spec != flat[0][1] for _, spec in flat) or len(flat[0][0]) != len(axes):
+        raise RowsError(
+            f"{event} is written by the prompts of a batch with values of different forms",
+            remedy="write values with the structure of the module's output",
+        )
+    joined = []
+    for leaves, axis in zip(zip(*(leaves for leaves, _ in flat), strict=True), axes, strict=True):
+        rows = axis >= 0 and all(isinstance(leaf, torch.Tensor) for leaf in leaves)
+        joined.append(torch.cat(leaves, dim=axis) if rows else leaves[0])
+    return tree_unflatten(joined, flat[0][1])
 
 
 def _rows_each(leaf: torch.Tensor, axis: int, rows: Rows, event: Event) -> int:

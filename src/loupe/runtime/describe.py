@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -11,6 +12,7 @@ from loupe.graph.graph import Graph
 from loupe.graph.node import Const, Node, Ref, map_argument
 from loupe.graph.opset import effect_of
 from loupe.graph.passes import first_refs
+from loupe.graph.steps import LAST_STEP
 from loupe.ops.table import function_of
 from loupe.ops.views import first_input
 from loupe.runtime.batching import Rows, narrow
@@ -26,9 +28,10 @@ class Undescribed(Exception):
 class Describer:
     """Values of a graph's nodes as tensors without data, remembered by node."""
 
-    def __init__(self, graph: Graph, scanner: Scanner) -> None:
+    def __init__(self, graph: Graph, scanner: Scanner, given: Callable[[str], Any]) -> None:
         self._graph = graph
         self._scanner = scanner
+        self._given = given
         self._known: dict[int, Any] = {}
 
     def forget(self) -> None:
@@ -62,13 +65,17 @@ class Describer:
             return self._read(node, scan, rows, axes)
         args = [self._argument(arg) for arg in node.args]
         kwargs = {key: self._argument(arg) for key, arg in node.kwargs.items()}
-        if node.kind in ("write", "save", "backward"):
+        if node.kind in ("write", "save", "set_parameter", "backward"):
             return args[0]
+        if node.kind == "given":
+            return to_meta(self._given(node.target))
         if node.kind == "parameter":
             owner, _, name = node.target.rpartition(".")
             return getattr(self._scanner.twin_module(owner), name)
         if node.kind == "call":
             return self._scanner.twin_module(node.target)(*args, **kwargs)
+        if node.target == LAST_STEP:
+            raise Undescribed("only a run tells which step is the last")
         if node.target in self._graph.functions:
             raise Undescribed(f"{node.target} is a function of the user's")
         if effect_of(node.target) == "inplace" and not first_refs(node):
@@ -92,7 +99,8 @@ class Describer:
         for earlier in reversed(self._graph.nodes[: node.id]):
             if earlier.kind != "write":
                 continue
-            if earlier.site == site and earlier.invoke == node.invoke:
+            same = earlier.site == site or earlier.site.lands == site.event
+            if same and earlier.site.port in (site.port, "skip") and earlier.invoke == node.invoke:
                 return (
                     self._known[earlier.id] if earlier.id in self._known else self._value(earlier.id, scan, rows, axes)
                 )
@@ -107,7 +115,7 @@ class Describer:
 
     def _check_shape_kept(self, write: Node, scan: Scan, rows: Rows, axes: Axes) -> None:
         """A write of another shape changes what comes after it: only a run knows how."""
-        before = scan.values.get(write.site.event)
+        before = scan.values.get(write.site.lands)
         if before is None:
             raise Undescribed(f"{write.site} is written, and unknown")
         if write.site.port == "input":

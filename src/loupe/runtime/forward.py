@@ -3,21 +3,30 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Generator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from loupe.errors import LoupeError, WriteError
-from loupe.graph.node import RESULT, Event, Node, constants_in, is_within
+from loupe.errors import LoupeError, OperationError, OrderError, WriteError
+from loupe.graph.node import RESULT, Event, Node, is_within
+from loupe.ops.gradients import without_history
 from loupe.runtime.aliasing import Tap
 from loupe.runtime.batching import Rows
+from loupe.runtime.collect import Collector, cached_events, overwrites
+from loupe.runtime.gradients import WITHOUT_CHECKPOINT
 from loupe.runtime.host import Batch, Host
 from loupe.runtime.interpreter import Interpreter, Surroundings
+from loupe.runtime.leaves import Leaves
+from loupe.runtime.offloaded import parameter_at, sent_away_again
+from loupe.runtime.plain import plainly
 from loupe.runtime.plan import Plan
-from loupe.runtime.taps import Axes, OpenSite, Taps
-from loupe.runtime.tensors import share_memory, storages_of, summary, tensors_in
+from loupe.runtime.rows import RowsFirst
+from loupe.runtime.taps import Axes, OpenSite, OpenSkip, Taps
+from loupe.runtime.tensors import map_tensors, share_memory, storages_of, summary, tensors_in
 from loupe.runtime.worker import PausedCall
 
 
@@ -38,8 +47,10 @@ class Pass:
         modules: Callable[[str], nn.Module],
         batch: Batch,
         axes: Axes,
-        attached: Collection[str] = (),
+        attached: Collection[str],
+        given: Callable[[str], Any],
         *,
+        collects: bool,
         pausable: bool,
     ) -> None:
         self.ended = False
@@ -58,9 +69,24 @@ class Pass:
         self._reached: dict[tuple[str, str], int] = {}
         self._written: list[tuple[Node, str]] = []
         self._plan: Plan | None = None
-        self._taps = Taps(modules, self._visit)
+        self._collector: Collector | None = None
+        self._settings_key = ""
+        self._calling_host = False
+        self._set_aside: list[tuple[dict[str, Any], str, Any]] = []
+        self._weights_asked: frozenset[str] | None = frozenset()
+        self._leaves = Leaves(modules, attached, given, collects=collects)
+        self._taps = Taps(modules, self._visit, self._refuse_second_run)
         self.interpreter = Interpreter(
-            Surroundings(modules, self._parameter, self._calling, self._stand_at), keep_values=pausable
+            Surroundings(
+                modules,
+                self._parameter,
+                self._set_parameter,
+                given,
+                self._calling,
+                self._stand_at,
+                self._leaves.weights,
+            ),
+            keep_values=pausable,
         )
 
     # -- from the block's side -----------------------------------------------------------------------------------------
@@ -73,8 +99,9 @@ class Pass:
         self._plan = plan
         self._last = last
         if self.ended:
-            self.interpreter.load(plan)
-            self.interpreter.drain()
+            with self._host.settings(plan.graph, self._host.module), self._tracking():
+                self.interpreter.load(plan)
+                self.interpreter.drain()
         elif not self._pausable:
             self._whole()
         else:
@@ -89,8 +116,12 @@ class Pass:
 
     def can_take(self, plan: Plan) -> bool:
         """Whether a longer plan can be met from here, or names something that has already passed."""
-        if not self._with_grad and needs_grad(plan):
+        if not self._tracks(plan):
             return False
+        if self._host.settings_key(plan.graph) != self._settings_key:
+            return False
+        if self._plan is None or plan.caches != self._plan.caches:
+            return False  # a cache is about the pass from its start
         for node_id in plan.live - self.interpreter.done:
             node = plan.graph[node_id]
             if node.kind in ("read", "write") and self._has_passed(node.site.event):
@@ -98,6 +129,16 @@ class Pass:
             if any(self._has_passed(plan.graph[read].site.event) for read in self._sites_changed_by(plan, node_id)):
                 return False
         return True
+
+    def _tracks(self, plan: Plan) -> bool:
+        """Whether the pass tracks what a longer plan asks gradients of; what has passed untracked is too late."""
+        if not self._with_grad:
+            return not self._leaves.needs_grad(plan, self._batch)
+        asked = self._leaves.asked(plan)
+        if self._weights_asked is not None and (asked is None or not asked <= self._weights_asked):
+            return False
+        values = [self.interpreter.values.get(node) for nodes in plan.gradients.values() for node in nodes]
+        return all(v.requires_grad or not v.is_floating_point() for v in values if isinstance(v, torch.Tensor))
 
     def _sites_changed_by(self, plan: Plan, node_id: int) -> list[int]:
         """The sites whose tensors an in-place node really changes, as far as the values are known."""
@@ -117,7 +158,7 @@ class Pass:
             backwards = self._plan.graph.backwards if self._plan is not None else []
             return event.call < len(backwards) and backwards[event.call] in self.interpreter.done
         if event.op is not None and self._plan is not None and event not in self._plan.gates:
-            return self._reached.get((event.path, "in"), -1) >= event.call  # its watch had to be there from the start
+            return self._reached.get((event.path, "in"), -1) >= event.call  # its tap had to be there before the call
         key = (event.path, event.phase) if event.op is None else (str(event), event.phase)
         return self._reached.get(key, -1) >= event.call
 
@@ -128,64 +169,115 @@ class Pass:
         assert plan is not None
         host = self._host
         try:
-            with host.settings(plan.graph, host.module), self._grad_mode(plan):
-                stand_ins = {s.event: other.event for s in plan.graph.sites if (other := host.stand_in(s)) is not None}
+            self._settings_key = host.settings_key(plan.graph)
+            model, settings = host.module, host.settings(plan.graph, host.module)
+            with settings, plainly(model), sent_away_again(model), self._grad_mode(plan):
                 if self._pausable:
-                    self._taps.attach_everywhere(host.module, host.prefix)
-                self._taps.attach(set(plan.gates), stand_ins, hooked=self._pausable)
-                self.interpreter.load(plan)
-                self.interpreter.drain()
+                    self._taps.attach_everywhere(host.module, host.prefix, skippable=True)
+                if plan.caches:
+                    copies = overwrites(host.module.modules())
+                    self._collector = Collector(plan, self._rows, self._axes, copies=copies)
+                    self._taps.attach(cached_events(plan), {})
+                self._take_up(plan)
                 self._rest()
                 self._call_host()
         except StopPass:
             self.stopped_early = True
         finally:
             self._taps.detach()
+            for parameters, name, value in reversed(self._set_aside):
+                parameters[name] = value
+            self._set_aside.clear()
             self._open.clear()
+            if self._collector is not None:
+                self.interpreter.results.update(self._collector.results)
+            self.interpreter.wanted.difference_update(plan.caches)
             self.ended = True
 
+    def _take_up(self, plan: Plan) -> None:
+        """Attach what a plan needs beyond what is attached, and do what can be done at once."""
+        stand_ins = {s.event: other.event for s in plan.graph.sites if (other := self._host.stand_in(s)) is not None}
+        self._taps.attach(plan.gates, stand_ins)
+        self.interpreter.load(plan)
+        self.interpreter.drain()
+
     def _call_host(self) -> None:
+        self._calling_host = True
         try:
-            result = self._host.call(self._batch)
+            result = self._host.call(self._tracked_apart() if self._with_grad else self._batch)
         except LoupeError:
             raise
         except Exception as error:
             if not self._written:
                 raise
             raise _cannot_go_on(self._written, error) from error
+        self.interpreter.settle_last_steps()
         self._visit(Event(RESULT, "out", 0), result)
 
-    def _visit(self, event: Event, value: Any) -> OpenSite | None:
+    def _tracked_apart(self) -> Batch:
+        """The call with tensors of its own, so that the user's do not require a gradient when the run is over."""
+        batch = self._batch
+        return replace(
+            batch, args=map_tensors(batch.args, without_history), kwargs=map_tensors(batch.kwargs, without_history)
+        )
+
+    def _visit(self, event: Event, value: Any) -> OpenSite | OpenSkip | None:
         """What a tap does: stop here if the plan names this moment, do what is due, and give the changed value back."""
         plan = self._plan
         assert plan is not None
         if self._paused is not None:
             self._paused.check()
-        site: OpenSite | None = None
+        site: OpenSite | OpenSkip | None = None
         if event in plan.gates:
-            site = OpenSite(event, value, self._rows, self._axes)
+            if event.phase == "skip":
+                site = OpenSkip(event, self._rows, self._axes)
+            else:
+                result = event.path == RESULT and self._batch.method == "generate"
+                site = OpenSite(event, value, self._rows, RowsFirst(value) if result else self._axes)
             self._stand_at(site)
             for node, before, after in site.changed:
                 self._note_change(node, before, after)
+            value = site.value
+        if self._collector is not None and event.op is None:
+            self._collector.take(event, value)
         if self._pausable:
             self._reached[(event.path, event.phase) if event.op is None else (str(event), event.phase)] = event.call
         return site
 
-    def _stand_at(self, site: Tap) -> None:
-        """Open a site, do what is due there, stand still where the block asks for it, and close it."""
-        self._open.append(site)
+    def _refuse_second_run(self, path: str) -> None:
+        """A checkpointed module runs again in the backward pass; what the block has changed there would be missing."""
+        plan = self._plan
+        assert plan is not None
+        changed = {read for node in plan.memory.mutates if node in plan.live for read in plan.changed_sites(node)}
+        for node in (plan.graph[place] for places in plan.gates.values() for place in places):
+            if node.kind in ("read", "write") and node.gradient_of is None and node.site.path == path:
+                if node.kind == "write" or node.id in changed:
+                    raise OperationError(
+                        f"{node.site} is changed, and lies in a part that the backward pass computes a second time "
+                        "(torch.utils.checkpoint), without the change",
+                        remedy=WITHOUT_CHECKPOINT,
+                        line=node.line,
+                    )
+
+    def _stand_at(self, *sites: Tap) -> None:
+        """Open the sites of one value, do what is due, stand still where the block asks for it, and close them."""
+        self._open.extend(sites)
         try:
-            self.interpreter.open(site)
+            self.interpreter.open(*sites)
             self._rest()
-            self.interpreter.close(site)
+            for site in sites:
+                self.interpreter.close(site)
         finally:
-            self._open.remove(site)
+            for site in sites:
+                self._open.remove(site)
 
     def _rest(self) -> None:
         """Where nothing is wanted any more: stop the model, or stand still for a block that is still being written."""
         while True:
             plan = self._plan
             assert plan is not None
+            if self.interpreter.stopped:
+                raise StopPass
             if not plan.wanted or self.interpreter.wanted:
                 return
             if self._last:
@@ -193,24 +285,64 @@ class Pass:
             assert self._paused is not None
             self._paused.pause()
             assert self._plan is not None  # the longer plan with which the pass was resumed
-            self.interpreter.load(self._plan)
-            self.interpreter.drain()
+            self._take_up(self._plan)
 
     def _note_change(self, node: Node, before: Any, after: Any) -> None:
         """Remember a write for the error that it may lead to: as text, so that no tensor is kept for it."""
+        if node.site.port == "skip":
+            self._written.append((node, f" with {summary(after)}"))
+            return
         old = [(tensor.shape, tensor.dtype) for tensor in tensors_in(before)]
         kept = old == [(tensor.shape, tensor.dtype) for tensor in tensors_in(after)]
         self._written.append((node, "" if kept else f" by {summary(after)} where it was {summary(before)}"))
 
-    def _grad_mode(self, plan: Plan) -> AbstractContextManager[Any]:
-        """Autograd runs only where a gradient is asked for."""
-        self._with_grad = needs_grad(plan)
-        return torch.enable_grad() if self._with_grad else torch.no_grad()
+    @contextmanager
+    def _grad_mode(self, plan: Plan) -> Generator[None]:
+        """Autograd runs only where a gradient is asked for; gradients of gradients need an attention that has them."""
+        self._with_grad = self._leaves.needs_grad(plan, self._batch)
+        self._weights_asked = self._leaves.asked(plan)
+        twice = any(plan.graph[node].kwargs.get("create_graph") for node in plan.graph.backwards)
+        with self._tracking(), sdpa_kernel(SDPBackend.MATH) if twice else nullcontext():
+            yield
+
+    @contextmanager
+    def _tracking(self) -> Generator[None]:
+        """Track gradients where the pass does, of the weights that it asks about alone."""
+        weights = self._leaves.alone(self._weights_asked) if self._with_grad else nullcontext()
+        with torch.set_grad_enabled(self._with_grad), weights:
+            yield
 
     def _parameter(self, path: str) -> Any:
-        owner, _, name = path.rpartition(".")
-        value = getattr(self._modules(owner), name)
+        value = parameter_at(self._modules, path)
         return value if self._with_grad else value.detach()
+
+    def _set_parameter(self, node: Node, value: Any) -> None:
+        """Let the model run with another parameter; the model's own is put back when the pass ends."""
+        owner, _, name = node.target.rpartition(".")
+        module = self._modules(owner)
+        own = module._parameters if name in module._parameters else module._buffers
+        before = own[name]
+        if self._calling_host:
+            raise OrderError(
+                f"{node.target} is set to a value that the model computes only while it runs",
+                remedy="set a parameter to a value made from parameters and tensors of your own",
+                line=node.line,
+            )
+        if not isinstance(value, torch.Tensor) or not isinstance(before, torch.Tensor) or value.shape != before.shape:
+            raise WriteError(
+                f"{node.target} is set to {summary(value)}, where it is {summary(before)}",
+                remedy="set it to a tensor of its own shape",
+                line=node.line,
+            )
+        if parameter_at(self._modules, node.target) is not before:
+            raise WriteError(
+                f"{node.target} is offloaded: its data is brought anew for each call, and what is set here is lost",
+                remedy="load the model with a device_map that keeps this module on a device",
+                line=node.line,
+            )
+        self._set_aside.append((own, name, before))
+        new: Any = value.to(device=before.device, dtype=before.dtype)
+        own[name] = new
 
     @contextmanager
     def _calling(self, node: Node) -> Generator[None]:
@@ -224,7 +356,8 @@ class Pass:
             slices = tuple((0, int(invoke == node.invoke)) for invoke in range(len(outer.slices)))
             self._rows = Rows(slices, 1)
         try:
-            yield
+            with self._taps.first_run():
+                yield
         finally:
             self._rows = outer
 
@@ -234,7 +367,8 @@ def _cannot_go_on(written: list[tuple[Node, str]], error: Exception) -> WriteErr
     reshaped = any(change for _, change in written)
     shown = []
     for node, change in sorted(written, key=lambda each: not each[1])[:3]:
-        shown.append(f"{node.site} was replaced{change}" + (f" (at {node.line})" if node.line else ""))
+        what = f"{node.site.module} was skipped" if node.site.port == "skip" else f"{node.site} was replaced"
+        shown.append(what + change + (f" (at {node.line})" if node.line else ""))
     return WriteError(
         f"the model could not go on after {'; '.join(shown)}: {type(error).__name__}: {error}",
         remedy="write a value of the shape and dtype that is read there"
@@ -242,18 +376,3 @@ def _cannot_go_on(written: list[tuple[Node, str]], error: Exception) -> WriteErr
         else "write values that the model can use there; without the write it fails as it always does",
         line=written[0][0].line if len(written) == 1 else None,
     )
-
-
-def needs_grad(plan: Plan) -> bool:
-    """Whether a gradient could be asked for: by a backward pass, or after the block by a tensor that requires one."""
-    graph = plan.graph
-    if graph.backwards:
-        return True
-    if (
-        not graph.constants
-        or not torch.is_grad_enabled()
-        or not any(isinstance(value, torch.Tensor) and value.requires_grad for value in graph.constants)
-    ):
-        return False
-    used = {const.index for node in graph if node.id in plan.live for const in constants_in(node)}
-    return any(isinstance(graph.constants[i], torch.Tensor) and graph.constants[i].requires_grad for i in used)

@@ -1,89 +1,203 @@
-"""Run a backward pass of a block: gradients of activations are sites, with a tensor hook as their tap."""
+"""Run a backward pass of a block: gradients of its values are sites, with a hook on a tensor as their tap."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Any
 
 import torch
 
-from loupe.errors import Line, OperationError
+from loupe.errors import Line, LoupeError, OperationError, WriteError
 from loupe.graph.node import Event, Node
+from loupe.ops.gradients import Slice, arrival_of, keep_gradient, kept_gradient, let_through
+from loupe.runtime.leaves import leaves_of
+from loupe.runtime.plan import Plan
+from loupe.runtime.tensors import summary, tensors_in
+
+WITHOUT_CHECKPOINT = "call that part without torch.utils.checkpoint while the block runs"
+_REMEDIES = {
+    "torch.utils.checkpoint": WITHOUT_CHECKPOINT,
+    "modified by an inplace operation": "a value that the backward pass needs is changed in place: write the site anew "
+    "(`module.output = value` in place of `module.output[:] = value`), or compute from x.clone()",
+    "second time": "give the backward pass before it retain_graph=True, or let both have a loss of their own",
+}
 
 
-@dataclass(frozen=True, slots=True)
-class Slice:
-    """A tensor that a read narrowed to the rows of one invoke: the whole one, and where in it the rows are."""
+class Arrival:
+    """A tensor by which a backward pass comes: the gradient that is there, and the values that it is the gradient of.
 
-    whole: torch.Tensor
-    axis: int
-    start: int
-    size: int
+    Values of several sites may be one tensor (a block's output, the next one's input): their gradients are one.
+    """
+
+    def __init__(self, tensor: torch.Tensor, visit: Callable[..., None], grad_mode: bool) -> None:
+        self.tensor = tensor
+        self.gradient = tensor
+        self.events: list[tuple[Event, Slice | None]] = []
+        self.kept: list[tuple[torch.Tensor, torch.Tensor | None, Slice]] = []
+        self._visit = visit
+        self._grad_mode = grad_mode
+
+    def __call__(self, gradient: torch.Tensor | None) -> torch.Tensor | None:
+        """What the hook does: open the sites, and let the pass go on with what the block made of the gradient."""
+        if gradient is None:  # an operation behind it has no derivative (quantized layers): nothing arrives
+            return None
+        self.gradient = own = gradient.clone()
+        version = own._version
+        with torch.set_grad_enabled(self._grad_mode):
+            self._visit(*(OpenGradient(event, self, rows) for event, rows in self.events))
+        for value, before, rows in self.kept:
+            keep_gradient(value, before, rows.of(self.gradient).detach())
+        return None if self.gradient is own and own._version == version else self.gradient
 
 
 class OpenGradient:
     """The gradient of one value while the backward pass stands there."""
 
-    __slots__ = ("event", "value")
+    __slots__ = ("_arrival", "_rows", "event")
 
-    def __init__(self, event: Event, value: torch.Tensor) -> None:
+    def __init__(self, event: Event, arrival: Arrival, rows: Slice | None) -> None:
         self.event = event
-        self.value = value
+        self._arrival = arrival
+        self._rows = rows
 
     def read(self, node: Node) -> torch.Tensor:
         """The gradient, as a tensor that can be changed in place."""
-        return self.value
+        gradient = self._arrival.gradient
+        return gradient if self._rows is None else self._rows.of(gradient)
 
     def write(self, node: Node, value: Any) -> None:
         """Let the backward pass go on with another gradient."""
-        self.value = torch.as_tensor(value, dtype=self.value.dtype, device=self.value.device).expand_as(self.value)
+        part = self.read(node)
+        try:
+            new = torch.as_tensor(value, dtype=part.dtype, device=part.device)
+            new = new if new.shape == part.shape else new.expand_as(part).clone()
+        except (RuntimeError, TypeError, ValueError) as error:
+            raise WriteError(
+                f"a gradient of {summary(part)} cannot be replaced by {summary(value)}",
+                remedy="assign a number, or a tensor of the gradient's shape",
+                line=node.line,
+            ) from error
+        if self._rows is not None:
+            whole = self._arrival.gradient.clone()
+            self._rows.of(whole).copy_(new)
+            new = whole
+        self._arrival.gradient = new
 
     def shares(self, node: Node, storages: set[int]) -> bool:
         """A gradient that is open belongs to the value that the block asked about."""
         return False
 
 
-@dataclass(frozen=True, slots=True)
-class Target:
-    """A value whose gradient is wanted: the moment at which it is open, and whether it is kept on the tensor."""
+def ask(node: Node, value: Any) -> None:
+    """Let a gradient come to the value of a node, although nothing before it may ask for any.
 
-    tensor: torch.Tensor
-    rows: Slice | None
-    event: Event | None
-    keep: bool
+    Raises OperationError for what has none: a weight that is frozen, a value that is no tensor.
+    """
+    if not isinstance(value, torch.Tensor):
+        raise OperationError(
+            f"a gradient is asked for of {summary(value)}, which is no tensor",
+            remedy="ask for the gradient of one of the tensors in it: x[0].grad",
+            line=node.line,
+        )
+    if value.requires_grad:
+        return
+    if node.kind == "parameter":
+        raise OperationError(
+            f"the gradient of {node.target} is asked for, which is frozen: it requires none",
+            remedy=f"unfreeze it before the block: model.{node.target}.requires_grad_(True)",
+            line=node.line,
+        )
+    if node.kind == "apply" and node.target in ("Tensor.detach", "torch.detach"):
+        value.requires_grad_(True)  # it shares memory with a tensor of the model, whose history is to stay as it is
+    elif value.is_floating_point() or value.is_complex():
+        let_through(value)
 
 
 def run_backward(
-    loss: torch.Tensor,
+    plan: Plan,
+    node: Node,
+    values: Mapping[int, Any],
+    loss: Any,
     options: dict[str, Any],
-    targets: Iterable[Target],
-    leaves: list[torch.Tensor],
-    visit: Callable[[OpenGradient], None],
-    line: Line | None,
+    weights: Callable[[], Collection[int]],
+    visit: Callable[..., None],
+    *,
+    retain: bool,
 ) -> None:
-    """Run a backward pass from `loss` as far as the targets and leaves, and stop at each target on the way.
+    """Run a backward pass as far as the values whose gradients are asked for, and stop at each of them on the way.
 
-    Only `leaves` (the user's own parameters) collect `.grad`, as after `loss.backward()`; the model's weights do not.
+    The user's own leaf tensors collect `.grad` as after a plain `loss.backward()`. The model's weights (`weights` has
+    their ids) do not, except those whose gradient is asked for, or with the option `parameter_gradients`. `retain` says
+    that a pass may follow which is not in the plan yet.
     """
-    targets = list(targets)
-    inputs = list(
-        {
-            id(t): t for t in [target.rows.whole if target.rows else target.tensor for target in targets] + leaves
-        }.values()
-    )
-    inputs = [tensor for tensor in inputs if tensor.requires_grad]
-    if not isinstance(loss, torch.Tensor) or not loss.requires_grad or not inputs:
-        what = "the loss" if not inputs else "a value whose gradient is asked for"
+    arrivals = _arrivals(plan, node, values, visit, bool(options.get("create_graph")))
+    if not isinstance(loss, torch.Tensor) or not loss.requires_grad:
         raise OperationError(
-            f"backward has nothing to reach: {what} does not depend on anything that requires a gradient",
-            remedy="derive the loss from the model's values; "
-            "frozen models need x.requires_grad = True on an early value",
-            line=line,
+            "backward has nothing to reach: the loss does not depend on anything that requires a gradient",
+            remedy="derive the loss from floating-point values of the model by operations that torch differentiates; "
+            "a generation, and a block under torch.inference_mode(), run without autograd",
+            line=node.line,
         )
-    handles = [_hook(target, visit) for target in targets if target.tensor.requires_grad]
+    if loss.numel() != 1 and options.get("gradient") is None:
+        raise OperationError(
+            f"backward starts from {summary(loss)}, which is not one number",
+            remedy="reduce it first (loss.sum().backward()), or pass gradient= with its shape",
+            line=node.line,
+        )
+    leaves: list[torch.Tensor] = []
+    if not options.get("only_inputs"):
+        asked = {id(values[n]) for n in plan.gradients[node.id] if plan.graph[n].kind == "parameter"}
+        others = set() if options.get("parameter_gradients") else set(weights()) - asked
+        leaves = [leaf for leaf in leaves_of(loss) if id(leaf) not in others]
+    inputs = list({id(tensor): tensor for tensor in (*(each.tensor for each in arrivals), *leaves)}.values())
+    if not inputs:
+        raise OperationError(
+            "backward has nothing to reach: nobody asks for a gradient",
+            remedy="read x.grad of a value or of a weight in the block, use a tensor of your own that requires a "
+            "gradient, or say model.trace(..., parameter_gradients=True)",
+            line=node.line,
+        )
+    if retain or any(n > node.id and plan.graph[n].invoke != node.invoke for n in plan.graph.backwards):
+        options = {**options, "retain_graph": True}  # alone, the other prompt would have a graph of its own
+    gradients = _differentiate(loss, inputs, arrivals, options, node.line)
+    found = dict(zip(map(id, inputs), gradients, strict=True))
+    for leaf in leaves:
+        gradient = found[id(leaf)]
+        if gradient is not None:
+            leaf.grad = gradient if leaf.grad is None else leaf.grad + gradient
+
+
+def _arrivals(
+    plan: Plan, backward: Node, values: Mapping[int, Any], visit: Callable[..., None], grad_mode: bool
+) -> list[Arrival]:
+    """The tensors at which a backward pass is awaited, each with the values of the block that arrive there."""
+    number = plan.graph.backwards.index(backward.id)
+    found: dict[int, Arrival] = {}
+    for place, kept in plan.gradients[backward.id].items():
+        for value in tensors_in(values[place]):
+            rows = arrival_of(value)
+            tensor = value if rows is None else rows.whole
+            if not tensor.requires_grad:
+                continue
+            arrival = found.setdefault(id(tensor), Arrival(tensor, visit, grad_mode))
+            event = Event(f"%{place}", "grad", number)
+            if event in plan.gates:
+                arrival.events.append((event, rows))
+            if kept and rows is not None:  # for what is no part, torch does it
+                arrival.kept.append((value, kept_gradient(value), rows))
+    return list(found.values())
+
+
+def _differentiate(
+    loss: torch.Tensor,
+    inputs: list[torch.Tensor],
+    arrivals: Iterable[Arrival],
+    options: dict[str, Any],
+    line: Line | None,
+) -> tuple[torch.Tensor | None, ...]:
+    handles = [arrival.tensor.register_hook(arrival) for arrival in arrivals]
     try:
-        gradients = torch.autograd.grad(
+        return torch.autograd.grad(
             loss,
             inputs,
             grad_outputs=options.get("gradient"),
@@ -91,51 +205,15 @@ def run_backward(
             create_graph=bool(options.get("create_graph")),
             allow_unused=True,
         )
+    except LoupeError:
+        raise
+    except Exception as error:
+        remedies = (remedy for part, remedy in _REMEDIES.items() if part in str(error))
+        raise OperationError(
+            f"backward failed from {summary(loss)}: {type(error).__name__}: {error}",
+            remedy=next(remedies, "mend this line; the model is as it was"),
+            line=line,
+        ) from error
     finally:
         for handle in handles:
             handle.remove()
-    found = {id(tensor): gradient for tensor, gradient in zip(inputs, gradients, strict=True)}
-    for leaf in leaves:
-        gradient = found.get(id(leaf))
-        if gradient is not None:
-            leaf.grad = gradient if leaf.grad is None else leaf.grad + gradient
-
-
-def _hook(target: Target, visit: Callable[[OpenGradient], None]) -> Any:
-    rows = target.rows
-
-    def at_gradient(gradient: torch.Tensor) -> torch.Tensor:
-        whole = gradient.clone()
-        part = whole if rows is None else whole.narrow(rows.axis, rows.start, rows.size)
-        if target.event is not None:
-            site = OpenGradient(target.event, part)
-            with torch.no_grad():
-                visit(site)
-            if site.value is not part:
-                part.copy_(site.value)
-        if (
-            target.keep and rows is not None
-        ):  # torch keeps it itself, but not for rows that the model does not go through
-            kept = target.tensor.grad
-            target.tensor.grad = part.clone() if kept is None else kept + part
-        return whole
-
-    return (target.tensor if rows is None else rows.whole).register_hook(at_gradient)
-
-
-def leaves_of(tensor: torch.Tensor) -> Iterator[torch.Tensor]:
-    """The leaf tensors that a tensor of the user's own was made from, and that collect gradients."""
-    if tensor.is_leaf:
-        if tensor.requires_grad:
-            yield tensor
-        return
-    stack, seen = [tensor.grad_fn], set()
-    while stack:
-        function = stack.pop()
-        if function is None or function in seen:
-            continue
-        seen.add(function)
-        variable = getattr(function, "variable", None)
-        if variable is not None:
-            yield variable
-        stack.extend(following for following, _ in function.next_functions)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from heapq import heappop, heappush
@@ -11,24 +11,32 @@ from typing import Any
 import torch
 
 from loupe.errors import LoupeError, OperationError
-from loupe.graph.node import Const, Event, Node, Ref, constants_in, map_argument
+from loupe.graph.node import Const, Event, Node, Ref, map_argument
+from loupe.graph.steps import LAST_STEP
+from loupe.ops.gradients import without_history
 from loupe.ops.table import function_of
 from loupe.runtime.aliasing import Aliasing, Tap
 from loupe.runtime.batching import Unavailable
-from loupe.runtime.gradients import Target, leaves_of, run_backward
+from loupe.runtime.gradients import ask, run_backward
 from loupe.runtime.missed import late_write
 from loupe.runtime.plan import Plan
-from loupe.runtime.tensors import summary, tensors_in
+from loupe.runtime.tensors import summary
 
 
 @dataclass(frozen=True, slots=True)
 class Surroundings:
-    """What nodes need beside values: the model's modules and parameters, and what surrounds a call of a module."""
+    """What nodes need beside values: the model's modules and parameters, and what surrounds a call of a module.
+
+    `weights` gives the ids of the model's own parameters, `visit` opens sites that open together.
+    """
 
     module: Callable[[str], Any]
     parameter: Callable[[str], Any]
+    set_parameter: Callable[[Node, Any], None]
+    given: Callable[[str], Any]
     calling: Callable[[Node], AbstractContextManager[None]]
-    visit: Callable[[Tap], None]
+    visit: Callable[..., None]
+    weights: Callable[[], Collection[int]]
 
 
 class Interpreter:
@@ -46,6 +54,8 @@ class Interpreter:
         self.failed: set[int] = set()
         self.plan: Plan | None = None
         self.wanted: set[int] = set()
+        self.stopped = False
+        self.returned = False
         self._unmet: dict[int, int] = {}
         self._waiters: dict[int, list[int]] = {}
         self._uses: dict[int, int] = {}
@@ -62,8 +72,11 @@ class Interpreter:
             "apply": self._apply,
             "call": self._call,
             "parameter": self._parameter,
+            "set_parameter": self._set_parameter,
+            "given": self._given,
             "save": self._save,
             "backward": self._backward,
+            "stop": self._stop,
         }
 
     # -- the schedule --------------------------------------------------------------------------------------------------
@@ -74,11 +87,11 @@ class Interpreter:
         self.wanted = set(plan.wanted) - self.done
         self._differentiated = {node for nodes in plan.gradients.values() for node in nodes}
         self._gates = plan.gates
-        for node in sorted(plan.live):
+        for node in sorted(plan.live.difference(plan.caches)):
             if node in self.done or node in self._unmet:
                 continue
             unmet = [need for need in plan.needs[node] if need not in self.done]
-            gated = plan.graph[node].kind in ("read", "write")
+            gated = plan.graph[node].kind in ("read", "write") or _has_no_step(plan.graph[node])
             self._unmet[node] = len(unmet) + gated
             for need in unmet:
                 self._waiters.setdefault(need, []).append(node)
@@ -86,20 +99,23 @@ class Interpreter:
                 heappush(self._ready, node)
         if not self.keep_values:
             self._uses = {node: len(users) for node, users in plan.users.items()}
-        if self._taps:
-            self._open_gate(self._taps[-1].event)
+        for tap in self._taps:
+            self._open_gate(tap.event)
+        if self.returned:
+            self._settle_last_steps()
 
-    def open(self, tap: Tap) -> None:
-        """Open a site, and do what can be done there.
+    def open(self, *taps: Tap) -> None:
+        """Open a site, or several at which one value passes, and do what can be done there.
 
         A site may open while a node is being done (in a backward pass, in a module that the block calls): what was
         ready before then waits until that node is done.
         """
-        self._taps.append(tap)
+        self._taps.extend(taps)
         outer = self._ready
         self._ready = list[int]()
         try:
-            self._open_gate(tap.event)
+            for tap in taps:
+                self._open_gate(tap.event)
             self.drain()
         finally:
             self._ready = outer
@@ -111,6 +127,20 @@ class Interpreter:
         for node_id in self.plan.gates.get(tap.event, ()):
             if node_id not in self.done:
                 raise late_write(self.plan, self.done, self.plan.graph[node_id])
+
+    def settle_last_steps(self) -> None:
+        """The model has returned: a value that was to come from a step that has not happened is that of the last one."""
+        self.returned = True
+        self._settle_last_steps()
+        self.drain()
+
+    def _settle_last_steps(self) -> None:
+        assert self.plan is not None
+        for node_id in sorted(self.plan.live - self.done):
+            node = self.plan.graph[node_id]
+            if node.target == LAST_STEP and self._unmet[node_id] and not self.done.isdisjoint(node.refs()):
+                self._unmet[node_id] = 0
+                heappush(self._ready, node_id)
 
     def drain(self) -> None:
         """Do every node that is ready, in the order of the block."""
@@ -124,7 +154,7 @@ class Interpreter:
         node = self.plan.graph.nodes[node_id]
         value = self._dispatch[node.kind](node)
         if node_id in self._differentiated:
-            _require_grad(value)
+            ask(node, value)
         self.values[node_id] = value
         self.done.add(node_id)
         self.wanted.discard(node_id)
@@ -176,6 +206,9 @@ class Interpreter:
 
     def _write(self, node: Node) -> Any:
         value = self._resolve(node, node.args[0])
+        assert self.plan is not None
+        if self._differentiated and any(value is constant for constant in self.plan.graph.constants):
+            value = without_history(value)
         self._tap_of(node).write(node, value)
         return value
 
@@ -189,6 +222,8 @@ class Interpreter:
 
     def _apply(self, node: Node) -> Any:
         assert self.plan is not None
+        if node.target == LAST_STEP:
+            return self._resolve(node, next(Ref(ref) for ref in reversed(node.refs()) if ref in self.done))
         return self._invoke(node, self.plan.graph.functions.get(node.target) or function_of(node.target))
 
     def _call(self, node: Node) -> Any:
@@ -198,6 +233,17 @@ class Interpreter:
     def _parameter(self, node: Node) -> Any:
         return self.surroundings.parameter(node.target)
 
+    def _set_parameter(self, node: Node) -> Any:
+        value = self._resolve(node, node.args[0])
+        self.surroundings.set_parameter(node, value)
+        return value
+
+    def _given(self, node: Node) -> Any:
+        return self.surroundings.given(node.target)
+
+    def _stop(self, node: Node) -> None:
+        self.stopped = True
+
     def _save(self, node: Node) -> Any:
         value = self._resolve(node, node.args[0])
         self.results[node.target] = value
@@ -205,37 +251,10 @@ class Interpreter:
 
     def _backward(self, node: Node) -> None:
         assert self.plan is not None
-        plan, graph = self.plan, self.plan.graph
-        order = graph.backwards.index(node.id)
-        kept = {
-            ref
-            for n in graph
-            if n.kind == "apply" and n.target == "loupe.retain_grad" and n.id < node.id
-            for ref in n.refs()
-        }
-        targets = []
-        for value in plan.gradients[node.id]:
-            event = Event(f"%{value}", "grad", order)
-            for tensor in tensors_in(self.values[value]):
-                rows = getattr(tensor, "_loupe_rows", None)
-                targets.append(Target(tensor, rows, event if event in plan.gates else None, value in kept))
-        used = {const.index for n in graph if n.id in plan.live for const in constants_in(n)}
-        constants = [graph.constants[index] for index in used]
-        leaves = [leaf for c in constants if isinstance(c, torch.Tensor) and c.requires_grad for leaf in leaves_of(c)]
         options = {key: self._resolve(node, arg) for key, arg in node.kwargs.items()}
-        if options.pop("parameter_gradients", False):
-            leaves += [p for p in self.surroundings.module("").parameters() if p.requires_grad]
         loss = self._resolve(node, node.args[0])
-        try:
-            run_backward(loss, options, targets, leaves, self.surroundings.visit, node.line)
-        except LoupeError:
-            raise
-        except Exception as error:
-            raise OperationError(
-                f"backward failed from {summary(loss)}: {type(error).__name__}: {error}",
-                remedy="mend this line; the model is as it was",
-                line=node.line,
-            ) from error
+        weights, visit = self.surroundings.weights, self.surroundings.visit
+        run_backward(self.plan, node, self.values, loss, options, weights, visit, retain=self.keep_values)
 
     def _invoke(self, node: Node, function: Callable[..., Any]) -> Any:
         assert self.plan is not None
@@ -292,8 +311,6 @@ class Interpreter:
         return args
 
 
-def _require_grad(value: Any) -> None:
-    """Let gradients of a value be known although nothing before it asks for any (a frozen model)."""
-    for tensor in tensors_in(value):
-        if torch.is_grad_enabled() and tensor.is_floating_point() and not tensor.requires_grad:
-            tensor.requires_grad_(True)
+def _has_no_step(node: Node) -> bool:
+    """Whether a node is about the last of no steps, which nothing will ever give it."""
+    return node.target == LAST_STEP and not node.refs()

@@ -12,18 +12,21 @@ from torch import nn
 
 from loupe.errors import InputError, Line, LoupeError, NotReachedError
 from loupe.graph.graph import Graph
-from loupe.graph.node import Node, Site
+from loupe.graph.node import RESULT, Node, Site
 from loupe.graph.steps import Unrolled, unroll
 from loupe.ops.views import first_input
 from loupe.runtime.batching import Rows
+from loupe.runtime.collect import cached_events
 from loupe.runtime.describe import Describer, Undescribed
 from loupe.runtime.forward import Pass
-from loupe.runtime.host import Batch, Host, Input
+from loupe.runtime.host import Batch, Given, Host, Input, Nothing
 from loupe.runtime.meta import Scan, Scanner
-from loupe.runtime.missed import Missed
-from loupe.runtime.ops_tap import Operation
+from loupe.runtime.missed import Missed, no_step
+from loupe.runtime.offloaded import devices_of
+from loupe.runtime.ops_tap import Operation, listing
+from loupe.runtime.plain import plainly
 from loupe.runtime.plan import Plan, make_plan
-from loupe.runtime.replay import Start
+from loupe.runtime.replay import Start, aside
 from loupe.runtime.rows import SiteAxes
 
 
@@ -40,7 +43,8 @@ class LocalRun:
 
     A block without peeks is one pass in the caller's thread. With peeks the pass stands still in a worker thread
     between them; what has passed already is reached by a new pass with the same random numbers. `attached` are the
-    paths of modules that the model itself does not call: calls that the block makes of them have sites.
+    paths of modules that the model itself does not call: calls that the block makes of them have sites. `given` has the
+    values that come into the run from outside, by name.
     """
 
     def __init__(
@@ -50,11 +54,15 @@ class LocalRun:
         graph: Graph,
         scanner: Scanner,
         attached: Collection[str] = (),
+        given: Given | None = None,
     ) -> None:
         self._host = host
+        self._given: Given = Nothing() if given is None else given
+        self._came_in: dict[str, Any] = {}
         self._attached = attached
         self._modules = modules
         self._graph = graph
+        graph.events = scanner.events
         self._scanner = scanner
         self._inputs: list[Input] = []
         self._generation: dict[str, Any] | None = None
@@ -62,9 +70,16 @@ class LocalRun:
         self._axes: SiteAxes | None = None
         self._pass: Pass | None = None
         self._start: Start | None = None
+        self._collects = False
         self._failed: set[int] = set()
-        self._describer = Describer(graph, scanner)
+        self._scanned = False
+        self._stepwise = False
+        self._looked_through = 0
+        self._flat: Unrolled | None = None
+        self._describer = Describer(graph, scanner, self._given.describe)
         self._locked = False
+
+    describes = True
 
     # -- what the block asks -------------------------------------------------------------------------------------------
 
@@ -81,6 +96,10 @@ class LocalRun:
         self._end_pass()
         return len(self._inputs) - 1
 
+    def collect_weights(self) -> None:
+        """Let the model's own weights collect gradients, in backward passes after the block too."""
+        self._collects = True
+
     def generate(self, options: dict[str, Any]) -> None:
         """Turn the run into a generation with these options of the host."""
         if self._inputs:
@@ -90,12 +109,28 @@ class LocalRun:
 
     def steps(self) -> int:
         """The most steps that the run can have."""
+        if not self._inputs:
+            raise InputError(
+                "the block has no input yet, so that its steps cannot be counted",
+                remedy="open tracer.invoke(prompt) first, or give the loop an end: tracer.iter[:5]",
+            )
         return self._host.steps(self._run_batch())
+
+    def calls_each(self, path: str) -> int:
+        """How often one step calls a module: a generation's steps are told apart by it."""
+        if self._generation is None or not self._inputs:
+            return 1
+        passed = self._scan(self._merged(), ()).values
+        return max(sum(event.path == path and event.phase == "in" and event.op is None for event in passed), 1)
 
     def peek(self, node: int) -> Any:
         """The real value of a node, by letting the pass proceed to it."""
         flat = self._unrolled()
-        node = flat.last[node]
+        if node not in flat.last:
+            raise no_step(self._graph[node].line)
+        return self._value(flat, flat.last[node])
+
+    def _value(self, flat: Unrolled, node: int) -> Any:
         if self._pass is not None and node in self._pass.interpreter.values:
             return self._pass.interpreter.values[node]
         keep = set(range(len(flat.graph))) - flat.graph.users_of(
@@ -109,8 +144,14 @@ class LocalRun:
         return self._pass.interpreter.values[node]
 
     def describe(self, node: int) -> Any:
-        """The value of a node without data, or the real one where only a run can tell its shape."""
-        if self._pass is not None and node in self._pass.interpreter.values:
+        """The value of a node without data, or the real one where only a run can tell its shape.
+
+        A value of each step is described as it is at the first of them.
+        """
+        steps = self._graph[node].steps
+        if steps is not None and not steps.has(0):
+            return self._at_first_step(node)
+        if not self._is_stepwise() and self._pass is not None and node in self._pass.interpreter.values:
             return self._pass.interpreter.values[node]
         try:
             batch = self._merged()
@@ -123,7 +164,7 @@ class LocalRun:
                     scan.values[event] = scan.values[other]
             return self._describer.describe(node, scan, Rows(batch.rows, batch.total), self._site_axes())
         except Undescribed:
-            return self.peek(node)
+            return self.peek(node) if steps is None else self._at_first_step(node)
 
     def device(self, node: int) -> torch.device:
         """Where the value of a node will be."""
@@ -131,7 +172,7 @@ class LocalRun:
         if isinstance(value, torch.Tensor) and not value.is_meta:
             return value.device
         self._host.load()
-        devices = {parameter.device for parameter in self._host.module.parameters()}
+        devices = set(devices_of(self._host.module))
         if len(devices) == 1:
             return devices.pop()
         return self.peek(node).device
@@ -155,9 +196,16 @@ class LocalRun:
         return site.port != "inputs"
 
     def operations(self, path: str, call: int) -> list[Operation]:
-        """The torch operations of one call of a module, in order, as in a block that taps one of them; without data."""
+        """The torch operations of one call of a module, in order, as in a block that taps one of them.
+
+        Known without data, but for modules that go on as their data decides.
+        """
         tapping = Graph()
         tapping.nodes.append(Node(0, "read", Site(path, "output", call, "any")))
+        if self._host.reorders(tapping[0].site.event):
+            found = self._run_operations(path, tapping)
+            if call in found:
+                return found[call]
         scan = self._scan(self._merged(), (path,), tapping)
         if (path, call) not in scan.operations:
             raise NotReachedError(
@@ -165,6 +213,19 @@ class LocalRun:
                 remedy=self._missed().what_ran(path),
             )
         return scan.operations[path, call]
+
+    def _run_operations(self, path: str, tapping: Graph) -> dict[int, list[Operation]]:
+        self._end_pass()  # a pass that stands still has its taps on the model
+        host, batch, found = self._host, self._merged(), dict[int, list[Operation]]()
+        host.load()
+        with host.lock, aside(host.module), host.settings(tapping, host.module), plainly(host.module):
+            with listing(self._modules(path), found):
+                host.module(*batch.args, **batch.kwargs)
+        return found
+
+    def begun(self) -> bool:
+        """Whether a pass stands still, and keeps the model, until the run goes on."""
+        return self._pass is not None
 
     def finish(self) -> Outcome:
         """Run the graph to its end."""
@@ -181,18 +242,22 @@ class LocalRun:
             self._proceed(plan, last=True)
             assert self._pass is not None
             interpreter = self._pass.interpreter
-            if self._pass.stopped_early:
+            if interpreter.stopped:
+                error = self._missed().below_stop(plan, interpreter.done)
+            elif self._pass.stopped_early:
                 error = self._missed().never_reached(plan, interpreter.done, self._attached)
             else:
                 error = self._missed().first(plan, interpreter.done)
             return Outcome(interpreter.results, error)
         finally:
+            self._came_in.clear()
             self._end_pass()
             self._release()
 
     def abandon(self) -> None:
         """The block ended with an exception: end the pass, keep nothing."""
         try:
+            self._came_in.clear()
             self._end_pass()
         finally:
             self._release()
@@ -200,6 +265,11 @@ class LocalRun:
     # -- passes --------------------------------------------------------------------------------------------------------
 
     def _proceed(self, plan: Plan, *, last: bool) -> None:
+        if self._pass is None:
+            self._given.before(self)
+        for node in plan.graph:
+            if node.kind == "given" and node.target not in self._came_in:  # in this thread, before a pass is on its way
+                self._came_in[node.target] = self._given.value(node.target)
         self._know_rows(plan)
         if self._pass is not None and not self._pass.can_take(plan):
             self._end_pass()
@@ -227,7 +297,14 @@ class LocalRun:
         elif pausable:
             self._start = Start(self._host.module, self._run_batch())
         self._pass = Pass(
-            self._host, self._modules, self._run_batch(), self._site_axes(), self._attached, pausable=pausable
+            self._host,
+            self._modules,
+            self._run_batch(),
+            self._site_axes(),
+            self._attached,
+            self._came_in.__getitem__,
+            collects=self._collects,
+            pausable=pausable,
         )
 
     def _know_rows(self, plan: Plan) -> None:
@@ -237,7 +314,11 @@ class LocalRun:
         batch = self._merged()
         rows = Rows(batch.rows, batch.total)
         split = [e for e, nodes in plan.gates.items() if any(not rows.covers_all(plan.graph[n].invoke) for n in nodes)]
+        split = [e for e in split if e.path != RESULT or self._generation is None]
+        split = [e if e.phase != "skip" else e._replace(phase="out") for e in split]
         self._site_axes().prepare(split)
+        if any(not rows.covers_all(plan.graph[cache].invoke) for cache in plan.caches):
+            self._site_axes().prepare(cached_events(plan), probe=False)
 
     def _end_pass(self) -> None:
         if self._pass is not None:
@@ -264,9 +345,30 @@ class LocalRun:
     def _run_batch(self) -> Batch:
         return self._merged() if self._generation is None else self._host.merge(self._inputs, self._generation)
 
+    def _is_stepwise(self) -> bool:
+        """Whether a node of the graph is about several steps."""
+        nodes = self._graph.nodes
+        while not self._stepwise and self._looked_through < len(nodes):
+            self._stepwise = nodes[self._looked_through].steps is not None
+            self._looked_through += 1
+        return self._stepwise
+
     def _unrolled(self) -> Unrolled:
-        stepwise = any(node.steps is not None for node in self._graph)
-        return unroll(self._graph, self.steps() if stepwise else 1)
+        """The graph without step-wise nodes; a pass that knows their copies by other numbers is given up."""
+        if not self._is_stepwise():
+            return unroll(self._graph, 1)
+        before, self._flat = self._flat, unroll(self._graph, self.steps(), self.calls_each)
+        if before is not None and not self._flat.extends(before):
+            self._failed.clear()
+            self._end_pass()
+        return self._flat
+
+    def _at_first_step(self, node: int) -> Any:
+        """The real value of a node at the first of its steps."""
+        flat = self._unrolled()
+        if not flat.at.get(node):
+            raise no_step(self._graph[node].line)
+        return self._value(flat, min(flat.at[node].values()))
 
     def _missed(self) -> Missed:
         return Missed(lambda watch: self._scan(self._merged(), watch), self._host, self._generation is not None)
@@ -290,4 +392,7 @@ class LocalRun:
             return self._host.settings(graph, module)
 
         with self._host.lock:
+            if not self._scanned:
+                self._scanner.refresh()
+                self._scanned = True
             return self._scanner.scan(batch, settings, self._host.settings_key(graph), tuple(watch))

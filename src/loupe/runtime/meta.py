@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Any
@@ -15,11 +15,14 @@ from torch.utils._pytree import tree_flatten, tree_map_only
 
 from loupe.graph.node import Event
 from loupe.runtime.host import Batch
-from loupe.runtime.ops_tap import Operation, calling_line, watching
+from loupe.runtime.offloaded import placements
+from loupe.runtime.ops_tap import Operation, calling_line, watching, without_taps
+from loupe.runtime.plain import named_parts, plainly, submodule
 from loupe.runtime.taps import OpenSite, Taps
 from loupe.runtime.tensors import map_tensors
 
 _MAX_REAL = 1 << 20
+_LEFT_OUT = object()
 
 
 def _drop_data(tensor: torch.Tensor) -> torch.Tensor:
@@ -90,8 +93,16 @@ def without_data(module: nn.Module) -> nn.Module:
     for buffer in module.buffers():
         real = not buffer.is_meta and buffer.numel() <= _MAX_REAL
         memo[id(buffer)] = buffer.detach().cpu().clone() if real else buffer.detach().to("meta")
-    twin = copy.deepcopy(module, memo)
+    for each in module.modules():
+        if placements(each):
+            memo[id(each.__dict__["_hf_hook"])] = _LEFT_OUT  # it holds weights
+    with plainly(module):
+        twin = copy.deepcopy(module, memo)
     for each in twin.modules():
+        without_taps(each.__dict__)  # a pass of the module may stand still just now
+        if "_hf_hook" in each.__dict__:
+            del each.__dict__["_hf_hook"]
+            each.__dict__["forward"] = each.__dict__.pop("_old_forward")
         for name in ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks"):
             getattr(each, name).clear()
     return twin
@@ -105,7 +116,9 @@ class Scanner:
         self._prefix = prefix
         self._twin: nn.Module | None = None
         self._cache: dict[Any, Scan] = {}
+        self._state: Any = None
         self.kinds: dict[tuple[str, str, str | None], bool] = {}
+        self.events: list[Event] = []  # of one pass, in order: what all scans that came to the end have seen
 
     def twin(self) -> nn.Module:
         """The module without data; made once."""
@@ -113,10 +126,18 @@ class Scanner:
             self._twin = without_data(self._module())
         return self._twin
 
+    def refresh(self) -> None:
+        """Forget what was learned of a module whose tree or flags are others by now: adapters, training."""
+        state = _state(self._module())
+        if state != self._state:
+            self._state, self._twin = state, None
+            self._cache.clear()
+            self.kinds.clear()
+
     def twin_module(self, path: str) -> nn.Module:
         """A submodule of the twin, by its path in the whole model."""
         inner = path.removeprefix(self._prefix).lstrip(".") if self._prefix else path
-        return self.twin().get_submodule(inner)
+        return submodule(self.twin(), inner)
 
     def scan(
         self,
@@ -154,7 +175,7 @@ class Scanner:
         for context in undo:
             context.__enter__()
         try:
-            with torch.no_grad(), settings(twin), MetaMode():
+            with torch.no_grad(), settings(twin), plainly(twin), MetaMode():
                 twin(*to_meta(batch.args), **to_meta(batch.kwargs))
         except Exception as error:  # data decides how this model goes on: what passed so far is known
             scan.error = error
@@ -162,6 +183,8 @@ class Scanner:
             for context in reversed(undo):
                 context.__exit__(None, None, None)
             taps.detach()
+        if scan.error is None:
+            _merge(self.events, scan.values)
         return scan
 
     def _watch(self, path: str, scan: Scan) -> AbstractContextManager[None]:
@@ -182,6 +205,34 @@ class Scanner:
             return act
 
         return watching(self.twin_module(path), begin, [])
+
+
+def _merge(known: list[Event], seen: Iterable[Event]) -> None:
+    """Put events that are not known yet behind those after which they were seen."""
+    places = {event: place for place, event in enumerate(known)}
+    new: dict[int, list[Event]] = {}
+    last = -1
+    for event in seen:
+        if event in places:
+            last = places[event]
+        else:
+            new.setdefault(last, []).append(event)
+    for last, events in sorted(new.items(), reverse=True):
+        known[last + 1 : last + 1] = events
+
+
+def _state(module: nn.Module) -> Any:
+    """The tree of a module and the flags that may decide how it goes on."""
+    with plainly(module):
+        return [(name, type(each), *_flags(each.__dict__)) for name, each in named_parts(module)]
+
+
+def _flags(own: dict[str, Any]) -> list[tuple[str, Any]]:
+    return [(name, value) for name, value in own.items() if type(value) in (bool, str)] + [
+        (name, list(value))
+        for name, value in own.items()
+        if type(value) in (list, tuple) and all(type(item) in (bool, str) for item in value)
+    ]
 
 
 def _signature(value: Any) -> Any:

@@ -4,11 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection
 
-from loupe.errors import LoupeError, NotReachedError, OrderError, nearest
-from loupe.graph.node import RESULT, Event, Node, is_within
+from loupe.errors import Line, LoupeError, NotReachedError, OrderError, nearest
+from loupe.graph.node import RESULT, Event, Node, Site, is_within
+from loupe.graph.steps import LAST_STEP
 from loupe.runtime.host import Host
 from loupe.runtime.meta import Scan
 from loupe.runtime.plan import Plan
+
+ENDED = (
+    "the generation ended before this step: look at the steps that happen, "
+    "with `for step in tracer.iter[:]`, which ends with the generation"
+)
 
 
 class Missed:
@@ -24,7 +30,13 @@ class Missed:
 
     def first(self, plan: Plan, done: Collection[int]) -> LoupeError | None:
         """After a pass that went to its end: the first site that it did not come to."""
-        return next((self._error(node) for node in self._left(plan, done)), None)
+        return next((self._error(node, plan) for node in self._left(plan, done)), None)
+
+    def below_stop(self, plan: Plan, done: Collection[int]) -> LoupeError | None:
+        """After a pass that the block has stopped: the first site that a line below the stop is about."""
+        stop = _stop_of(plan, done)
+        assert stop is not None
+        return next((_stopped(node, stop) for node in self._left(plan, done)), None)
 
     def never_reached(self, plan: Plan, done: Collection[int], attached: Collection[str]) -> LoupeError | None:
         """After a pass that stopped before its end: the first site to which no pass would come.
@@ -32,16 +44,18 @@ class Missed:
         Nobody waits for a write, so a pass may stop before it; one at a module that never runs is a mistake.
         """
         for node in self._left(plan, done):
-            event = node.site.event
+            event = node.site.lands
             if event.phase == "grad" or event.path == RESULT or is_within(event.path, attached):
                 continue
             if self._host.reorders(event):  # what runs inside experts is not what a scan sees
                 continue
+            if any(skip.invoke is None for skip in self._skips_around(plan, node.site)):
+                return self._error(node, plan)
             other = self._host.stand_in(node.site)
             names = [event] if other is None else [event, other.event]
             scan = self._scan(tuple(sorted({name.path for name in names if name.op is not None})))
             if scan.error is None and not any(name in scan.values for name in names):
-                return self._error(node)
+                return self._error(node, plan)
         return None
 
     def behind(self, plan: Plan, done: Collection[int], node: int) -> LoupeError:
@@ -53,7 +67,10 @@ class Missed:
                 continue
             seen.add(each)
             if plan.graph[each].kind in ("read", "write"):
-                return self._error(plan.graph[each])
+                stop = _stop_of(plan, done)
+                return self._error(plan.graph[each], plan) if stop is None else _stopped(plan.graph[each], stop)
+            if plan.graph[each].target == LAST_STEP and not plan.needs[each]:
+                return no_step(plan.graph[each].line)
             stack.extend(plan.needs.get(each, ()))
         return NotReachedError("a value was not reached", remedy="report this", line=plan.graph[node].line)
 
@@ -61,13 +78,48 @@ class Missed:
         left = [plan.graph[node] for node in sorted(plan.live.difference(done))]
         return [node for node in left if node.kind in ("read", "write") and not (self._generates and node.site.call)]
 
-    def _error(self, node: Node) -> LoupeError:
+    def _error(self, node: Node, plan: Plan) -> LoupeError:
+        if node.gradient_of is not None:
+            return _no_gradient(node, node.gradient_of, plan)
         site = node.site
+        skips = self._skips_around(plan, site)
+        remedy = ""
+        if skips:
+            where = f" (at {skips[0].line})" if skips[0].line else ""
+            remedy = f"the block skips {skips[0].site.path or 'the model'}, in which it lies{where}: name another site"
+        fact = f"{site} did not run in this pass, so it could not be {'read' if node.kind == 'read' else 'written'}"
+        if site.port == "skip":
+            fact = f"{site.module} did not run in this pass, so it could not be skipped"
         return NotReachedError(
-            f"{site} did not run in this pass, so it could not be {'read' if node.kind == 'read' else 'written'}",
-            remedy=self.what_ran(site.path, site.event),
+            fact,
+            remedy=remedy or self._what_ended(site) or self.what_ran(site.path, site.lands),
             line=node.line,
         )
+
+    def _skips_around(self, plan: Plan, site: Site) -> list[Node]:
+        """The nodes that skip a module, or a call of it, in which a site lies."""
+        found = []
+        for node in plan.graph:
+            if node.kind == "write" and node.site.port == "skip":
+                path = node.site.path
+                inside = site.path != path and (not path or is_within(site.path, (path,)))
+                own = site.path == path and site.op is not None
+                if (inside or own) and (node.site.call == site.call or self._is_called_once(path)):
+                    found.append(node)
+        return found
+
+    def _is_called_once(self, path: str) -> bool:
+        return not self._generates and Event(path, "in", 1) not in self._scan(()).values
+
+    def _what_ended(self, site: Site) -> str:
+        """Whether a step was not reached because the generation had ended, as a sentence."""
+        if not self._generates or not site.call or site.path == RESULT:
+            return ""
+        try:
+            scan = self._scan((site.path,) if site.op is not None else ())
+        except Exception:
+            return ""
+        return ENDED if site.lands._replace(call=0) in scan.values else ""
 
     def what_ran(self, path: str, event: Event | None = None) -> str:
         """A sentence about what did run in place of a module, an operation or a call of it."""
@@ -75,6 +127,8 @@ class Missed:
             scan = self._scan((path,) if event is not None and event.op is not None else ())
         except Exception:
             return "name a module that the forward pass calls"
+        if event is not None and event.op is not None and self._host.reorders(event):
+            return f"print({path}.ops) inside a block lists its operations"
         if event is not None and event.op is not None and (path, event.call) in scan.operations:
             names = [f"{op.name}[{op.index}]" for op in scan.operations[path, event.call]]
             return f"its operations in this pass: {', '.join(names)}"
@@ -86,13 +140,50 @@ class Missed:
         return "what does run there: " + nearest(path, beside or scan.calls())
 
 
+def no_step(line: Line | None) -> NotReachedError:
+    """The error of a value of steps that a run cannot have."""
+    return NotReachedError(
+        "none of the steps that this value is about can happen in this run",
+        remedy="name steps below the number of new tokens, counted from 0, or generate more tokens",
+        line=line,
+    )
+
+
+def _no_gradient(node: Node, of: int, plan: Plan) -> LoupeError:
+    """The error of a gradient at which no backward pass has come by."""
+    value = plan.graph[of]
+    name = str(value.site) if value.kind == "read" else f"the value of `{plan.graph.node_text(value)}`"
+    if node.site.call >= len(plan.graph.backwards):
+        fact, remedy = "no backward pass runs in the block", "call loss.backward() in the block"
+    else:
+        fact = "the loss of that backward pass does not depend on it"
+        remedy = "compute the loss from it; what is detached, or no floating-point tensor, has no gradient"
+    return NotReachedError(f"no gradient came to {name}: {fact}", remedy=remedy, line=node.line)
+
+
+def _stop_of(plan: Plan, done: Collection[int]) -> Node | None:
+    """The line that has stopped the pass."""
+    return next((node for node in plan.graph if node.kind == "stop" and node.id in done), None)
+
+
+def _stopped(node: Node, stop: Node) -> LoupeError:
+    return NotReachedError(
+        f"{node.site} was not reached: the block stops the pass before it" + (f" (at {stop.line})" if stop.line else ""),
+        remedy="move this line above tracer.stop(), or drop the stop: a pass ends by itself when all is done",
+        line=node.line,
+    )
+
+
 def late_write(plan: Plan, done: Collection[int], node: Node) -> OrderError:
     """The error of a write that still waits for a value when the model goes on from its site."""
     later = _latest_site(plan, done, node.id, set())
+    what, remedy = f"{node.site} is written", "use values from earlier modules, or take the later value from a first trace"
+    if node.site.port == "skip":
+        what = f"{node.site.module} is skipped"
+        remedy += "; `module.output = …` lets the module run, and may use what it returns"
     return OrderError(
-        f"{node.site} is written with a value that the model computes only after it"
-        + (f" (it needs {later})" if later else ""),
-        remedy="use values from earlier modules, or take the later value from a first trace",
+        f"{what} with a value that the model computes only after it" + (f" (it needs {later})" if later else ""),
+        remedy=remedy,
         line=node.line,
     )
 

@@ -11,12 +11,17 @@ from typing import Any
 import torch
 from torch import nn
 from torch.overrides import TorchFunctionMode
+from torch.utils._pytree import tree_leaves
 
 from loupe.errors import Line
+from loupe.ops.views import first_input
+from loupe.runtime.tensors import map_tensors
 
+_AUGMENTED = "add sub mul truediv floordiv mod pow matmul and or xor lshift rshift".split()
 _SKIPPED = frozenset(
     ("__get__", "__set__", "__delete__", "size", "dim", "numel", "__len__", "is_floating_point", "__bool__")
 )
+_IN_PLACE = frozenset(f"__{name}__" for name in ("setitem", *(f"i{each}" for each in _AUGMENTED)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,9 +83,10 @@ def watching(
     `active` holds the watches of all modules that are being called just now, so that a tap can pause them.
     """
     watches: list[OperationWatch] = []
-    with _wrapped(module, lambda forward: _watch_forward(forward, begin, watches, active)):
+    name = "_old_forward" if "_old_forward" in module.__dict__ else "forward"  # accelerate keeps the module's own there
+    with _wrapped(module, lambda forward: _watch_forward(forward, begin, watches, active), name):
         children = [child for child in module.modules() if child is not module]
-        undo = [_wrap(child, lambda forward: _pause_forward(forward, watches)) for child in children]
+        undo = [wrap_forward(child, lambda forward: _pause_forward(forward, watches)) for child in children]
         try:
             yield
         finally:
@@ -121,27 +127,112 @@ def _pause_forward(forward: Callable[..., Any], watches: list[OperationWatch]) -
     return passed
 
 
-def _wrap(module: nn.Module, wrapper: Callable[[Callable[..., Any]], Callable[..., Any]]) -> Callable[[], None]:
-    """Replace a module's forward on the instance; the returned function puts it back."""
-    had = module.__dict__.get("forward")
-    module.__dict__["forward"] = wrapper(module.forward)
+def wrap_forward(
+    module: nn.Module, wrapper: Callable[[Callable[..., Any]], Callable[..., Any]], name: str = "forward"
+) -> Callable[[], None]:
+    """Replace a module's forward on the instance; the returned function puts it back.
+
+    What stands in its place has `__wrapped__`, for code that looks at a forward's signature, and `replaces`.
+    """
+    had = module.__dict__.get(name)
+    forward = getattr(module, name)
+    new: Any = wrapper(forward)
+    new.__wrapped__, new.replaces = forward, had
+    module.__dict__[name] = new
 
     def undo() -> None:
         if had is None:
-            module.__dict__.pop("forward", None)
+            module.__dict__.pop(name, None)
         else:
-            module.__dict__["forward"] = had
+            module.__dict__[name] = had
 
     return undo
 
 
+def without_taps(own: dict[str, Any]) -> None:
+    """Take what `wrap_forward` has put on a module out of a copy of its attributes."""
+    for name in ("forward", "_old_forward"):
+        while hasattr(own.get(name), "replaces"):
+            before = own.pop(name).replaces
+            if before is not None:
+                own[name] = before
+
+
 @contextmanager
-def _wrapped(module: nn.Module, wrapper: Callable[[Callable[..., Any]], Callable[..., Any]]) -> Generator[None]:
-    undo = _wrap(module, wrapper)
+def _wrapped(
+    module: nn.Module, wrapper: Callable[[Callable[..., Any]], Callable[..., Any]], name: str
+) -> Generator[None]:
+    undo = wrap_forward(module, wrapper, name)
     try:
         yield
     finally:
         undo()
+
+
+@contextmanager
+def listing(module: nn.Module, found: dict[int, list[Operation]]) -> Generator[None]:
+    """Note the operations of each call of a module, in order; their values without data."""
+
+    def begin() -> OnOperation:
+        operations = found[len(found)] = []
+
+        def act(name: str, index: int, function: Callable[..., Any], args: Any, kwargs: Any) -> Any:
+            line = calling_line()
+            output = function(*args, **kwargs)
+            operations.append(Operation(name, index, map_tensors(output, lambda tensor: tensor.to("meta")), line))
+            return output
+
+        return act
+
+    with watching(module, begin, []):
+        yield
+
+
+Show = Callable[[Any], Any]
+
+
+def run_shown(
+    function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], before: Show | None, after: Show | None
+) -> Any:
+    """Run an operation whose inputs, or output, are shown to a block: each is given what passes, and gives what goes on.
+
+    A model that calls an operation which changes a tensor in place goes on with that tensor, whatever the call returns.
+    There the block is shown copies, which stay as they are, and what it makes of them is put into the tensor.
+    Raises ValueError where an output is written that the model has no use for.
+    """
+    in_place = _changes_in_place(function, kwargs)
+    if before is not None and in_place and kwargs.get("out") is None:
+        target = first_input((args, kwargs))
+        args, kwargs = before(_with_first(args, kwargs, target.clone()))
+        target.copy_(first_input((args, kwargs)))
+        args, kwargs = _with_first(args, kwargs, target)
+    elif before is not None:
+        args, kwargs = before((args, kwargs))
+    output = function(*args, **kwargs)
+    if after is None or not in_place:
+        return output if after is None else after(output)
+    new = after(map_tensors(output, torch.Tensor.clone))
+    if output is None and new is not None:
+        raise ValueError(f"{operation_name(function)} gives nothing: the model goes on with the argument that it changes")
+    for tensor, value in zip(tree_leaves(output), tree_leaves(new), strict=True):
+        tensor.copy_(value)
+    return output
+
+
+def _with_first(args: tuple[Any, ...], kwargs: dict[str, Any], value: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    if args:
+        return (value, *args[1:]), kwargs
+    return args, {**kwargs, next(iter(kwargs)): value}
+
+
+def _changes_in_place(function: Callable[..., Any], kwargs: dict[str, Any]) -> bool:
+    name = getattr(function, "__name__", "")
+    return (
+        kwargs.get("out") is not None
+        or bool(kwargs.get("inplace"))
+        or name in _IN_PLACE
+        or (name.endswith("_") and not name.endswith("__"))
+    )
 
 
 def calling_line() -> Line:

@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 
+from loupe.errors import BlockError
 from loupe.graph.graph import Graph
-from loupe.graph.node import Event
+from loupe.graph.node import Event, Node
+from loupe.graph.opset import TRACKING
 from loupe.graph.passes import Memory, is_opaque, needed, trace_memory
 
 
@@ -16,7 +18,7 @@ class Plan:
 
     `needs[n]` must be done before node n; `users[n]` take the value of node n; `gates` says which reads and writes wait
     for which moment of the pass; `wanted` are the nodes whose results leave the run. When these are done the pass
-    stops; where nothing is wanted it runs to its end, like a plain call.
+    stops; where nothing is wanted it runs to its end, like a plain call. `caches` collect all through the pass.
     """
 
     graph: Graph
@@ -27,7 +29,8 @@ class Plan:
     users: dict[int, tuple[int, ...]]
     gates: dict[Event, tuple[int, ...]]
     sites_read: frozenset[int]
-    gradients: dict[int, tuple[int, ...]]
+    gradients: dict[int, dict[int, bool]]
+    caches: tuple[int, ...]
 
     def __str__(self) -> str:
         rows = []
@@ -74,12 +77,16 @@ def make_plan(
     >>> print(make_plan(tracer.graph))
     """
     memory = trace_memory(graph, changing)
+    stops = {node.id: _above(graph, node) for node in graph if node.kind == "stop"}
     if wanted is None:
         changed = [node for node, roots in memory.mutates.items() if any(kind == "const" for kind, _ in roots)]
-        wanted = [node.id for node in graph if node.kind == "save" or is_opaque(graph, node)]
+        wanted = [node.id for node in graph if node.kind in ("save", "cache", "stop") or is_opaque(graph, node)]
         wanted += changed  # a tensor of the user's own is changed: that leaves the run
     asked = {*wanted, *graph.backwards}
-    live = needed(graph, memory, asked.union(keep))
+    live = needed(graph, memory, asked.union(keep, *stops.values()))
+    skips = [node for node in graph if node.kind == "write" and node.site.port == "skip"]
+    if skips:
+        _check_skips(skips, [graph[node] for node in needed(graph, memory, asked.union(*stops.values()))])
     needs: dict[int, tuple[int, ...]] = {}
     users: dict[int, list[int]] = {node: [] for node in live}
     gates: dict[Event, list[int]] = {}
@@ -88,7 +95,7 @@ def make_plan(
     backwards = graph.backwards
     for node_id in sorted(live):
         node = graph[node_id]
-        refs = [*node.refs(), *gradients.get(node_id, ())]
+        refs = [*node.refs(), *gradients.get(node_id, ()), *stops.get(node_id, ())]
         before = backwards[: backwards.index(node_id)][-1:] if node.kind == "backward" else ()
         needs[node_id] = tuple(dict.fromkeys((*refs, *memory.after.get(node_id, ()), *before)))
         held = [index for kind, index in memory.mutates.get(node_id, ()) if kind == "node" and index in reads]
@@ -106,18 +113,43 @@ def make_plan(
         gates={event: tuple(nodes) for event, nodes in gates.items()},
         sites_read=reads,
         gradients=gradients,
+        caches=tuple(node.id for node in graph if node.kind == "cache" and node.id in live),
     )
 
 
-def _gradients(graph: Graph) -> dict[int, tuple[int, ...]]:
-    """For each backward pass, the nodes whose gradients are open during it or kept by it."""
-    found: dict[int, dict[int, None]] = {backward: {} for backward in graph.backwards}
+def _check_skips(skips: list[Node], needed: list[Node]) -> None:
+    """A module that is skipped has one output: lines above the skip cannot be about another."""
+    for skip in skips:
+        for node in needed:
+            if node.id >= skip.id or node.kind not in ("read", "write") or node.site.port != "output":
+                continue
+            same_rows = node.invoke == skip.invoke or None in (node.invoke, skip.invoke)
+            if node.site.event == skip.site.lands and same_rows:
+                raise BlockError(
+                    f"{skip.site.module} is skipped, but a line above {node.kind}s its output"
+                    + (f" (at {node.line})" if node.line else ""),
+                    remedy="put the skip above that line; or assign `module.output = …`, which lets the module run and "
+                    "replaces what it returns",
+                    line=skip.line,
+                )
+
+
+def _above(graph: Graph, stop: Node) -> list[int]:
+    """The reads and writes above a stop: the pass ends there once they are done."""
+    if "after" in stop.kwargs:
+        return stop.refs()
+    return [node.id for node in graph.nodes[: stop.id] if node.kind in ("read", "write")]
+
+
+def _gradients(graph: Graph) -> dict[int, dict[int, bool]]:
+    """For each backward pass, the nodes whose gradients are open during it, and whether they are kept on the values."""
+    found: dict[int, dict[int, bool]] = {backward: {} for backward in graph.backwards}
     order = graph.backwards
     for node in graph:
         if node.gradient_of is not None and node.site.call < len(order):
-            found[order[node.site.call]][node.gradient_of] = None
-        elif node.kind == "apply" and node.target == "loupe.retain_grad":
+            found[order[node.site.call]].setdefault(node.gradient_of, False)
+        elif node.kind == "apply" and node.target in TRACKING:
             for backward in order:
                 if backward > node.id:
-                    found[backward].update(dict.fromkeys(node.refs()))
-    return {backward: tuple(nodes) for backward, nodes in found.items()}
+                    found[backward].update(dict.fromkeys(node.refs(), True))
+    return found

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Generator
+from contextlib import contextmanager
+
 import torch
 from torch import nn
 
@@ -46,3 +49,17 @@ class Start:
         if id(tensor) not in self._kept:
             with torch._C.DisableTorchFunction():
                 self._kept[id(tensor)] = (tensor, tensor.detach().clone())
+
+
+@contextmanager
+def aside(module: nn.Module) -> Generator[None]:
+    """A pass that is none of the run's: random numbers and buffers are afterwards as they were."""
+    buffers = [(buffer, buffer.detach().clone()) for buffer in module.buffers()]
+    devices = range(torch.cuda.device_count()) if torch.cuda.is_initialized() else ()
+    try:
+        with torch.random.fork_rng(devices=devices), torch.no_grad():
+            yield
+    finally:
+        with torch.no_grad():
+            for buffer, value in buffers:
+                buffer.copy_(value)

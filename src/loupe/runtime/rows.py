@@ -14,8 +14,21 @@ from loupe.graph.node import RESULT, Event, is_within
 from loupe.runtime.batching import MIXED, SHARED, axes_from_shapes, leaf_shapes
 from loupe.runtime.host import Batch, Host, Input
 from loupe.runtime.meta import Scan
+from loupe.runtime.plain import plainly
+from loupe.runtime.replay import aside
 from loupe.runtime.taps import OpenSite, Taps
 from loupe.runtime.tensors import map_tensors
+
+
+class RowsFirst:
+    """The axes of what a generation returns: every tensor of it has its rows first."""
+
+    def __init__(self, value: Any) -> None:
+        self._leaves = len(tree_flatten(value)[0])
+
+    def of(self, event: Event) -> tuple[int, ...]:
+        """The first axis of each leaf."""
+        return (0,) * self._leaves
 
 
 class SiteAxes:
@@ -42,16 +55,20 @@ class SiteAxes:
 
     def of(self, event: Event) -> tuple[int, ...]:
         """The axes of the leaves of what passes at an event."""
+        event = self._passing(event)
         if event not in self._known:
             self.prepare([event])
         return self._known[event]
 
-    def prepare(self, events: Iterable[Event]) -> None:
-        """Find the axes of several events together."""
+    def _passing(self, event: Event) -> Event:
+        """What a trace returns is what its model returns."""
+        return event._replace(path=self._host.prefix) if event.path == RESULT else event
+
+    def prepare(self, events: Iterable[Event], *, probe: bool = True) -> None:
+        """Find the axes of several events together; without `probe` as far as scans without data can tell."""
+        events = [self._passing(event) for event in events]
         for event in events:
-            if event.phase == "out" and event.path == RESULT:
-                self._known[event] = (0,)  # token ids: the rows of the batch
-            elif event.phase == "grad" or is_within(event.path, self._attached):  # the block calls it with its own rows
+            if event.phase == "grad" or is_within(event.path, self._attached):  # the block calls it with its own rows
                 self._known[event] = ()
             elif event.call and event.op is None:  # a later step has the same axes as the first call
                 first = event._replace(call=0)
@@ -67,12 +84,17 @@ class SiteAxes:
         unseen = []
         for event in missing:
             name = next((n for n in asked[event] if all(n in scan.values for scan in scans)), None)
+            if name is None and event.call:  # an operation of a later step, which a scan does not come to
+                self._known[event] = self.of(event._replace(call=0))
+                continue
             if name is None or self._host.reorders(name):
                 unseen.append(event)
                 continue
             shapes = [leaf_shapes(scan.values[name]) for scan in scans]
             self._known[event] = axes_from_shapes(shapes, [batch.total for batch in batches])
-        if unseen:
+        if unseen and not probe:
+            self._known.update(dict.fromkeys(unseen, ()))
+        elif unseen:
             self._probe(unseen, {event: stand_ins[event] for event in unseen if event in stand_ins})
 
     def _probe(self, events: list[Event], stand_ins: dict[Event, Event]) -> None:
@@ -105,18 +127,14 @@ class SiteAxes:
 
         host = self._host
         host.load()
-        buffers = [(buffer, buffer.detach().clone()) for buffer in host.module.buffers()]
         taps = Taps(self._modules, visit)
         taps.attach(set(events), stand_ins)
-        devices = range(torch.cuda.device_count()) if torch.cuda.is_initialized() else ()
         try:
-            with torch.random.fork_rng(devices=devices), torch.no_grad(), host.settings(self._graph, host.module):
+            settings = host.settings(self._graph, host.module)
+            with aside(host.module), settings, plainly(host.module):
                 host.module(*batch.args, **batch.kwargs)
         finally:
             taps.detach()
-            with torch.no_grad():
-                for buffer, value in buffers:
-                    buffer.copy_(value)
         return seen
 
 

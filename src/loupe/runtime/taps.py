@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Iterable, Mapping
 from contextlib import ExitStack, contextmanager
 from typing import Any, Protocol
 
@@ -11,12 +11,13 @@ import torch
 from torch import nn
 from torch.utils._pytree import tree_leaves
 
-from loupe.errors import RowsError
-from loupe.graph.node import RESULT, Event, Node
+from loupe.errors import RowsError, WriteError
+from loupe.graph.node import RESULT, Event, Node, Phase
+from loupe.ops.gradients import Slice, remember_whole
 from loupe.ops.views import first_input
-from loupe.runtime.batching import SHARED, Rows, narrow, widen
-from loupe.runtime.gradients import Slice
-from loupe.runtime.ops_tap import OnOperation, OperationWatch, watching
+from loupe.runtime.batching import SHARED, Rows, join_rows, narrow, widen
+from loupe.runtime.ops_tap import OnOperation, OperationWatch, Show, run_shown, watching, wrap_forward
+from loupe.runtime.plain import named_parts
 from loupe.runtime.tensors import share_memory
 
 
@@ -64,9 +65,9 @@ class OpenSite:
         """The model goes on with the whole tensor, so that is where the gradient of these rows arrives."""
         start, size = self._rows.slices[invoke]
         for whole, leaf, axis in zip(tree_leaves(self.value), tree_leaves(part), axes, strict=True):
-            if isinstance(leaf, torch.Tensor) and leaf is not whole and leaf.requires_grad:
+            if isinstance(leaf, torch.Tensor) and leaf is not whole and torch.is_grad_enabled():
                 each = whole.shape[axis] // self._rows.total
-                leaf.__dict__["_loupe_rows"] = Slice(whole, axis, start * each, size * each)
+                remember_whole(leaf, Slice(whole, axis, start * each, size * each))
 
     def write(self, node: Node, value: Any) -> None:
         """Let the model go on with another value at the node's port."""
@@ -82,6 +83,12 @@ class OpenSite:
                 new = widen(before, new, axes, self._rows, node.invoke, self.event)
             except RowsError as error:
                 raise RowsError(error.fact, remedy=error.remedy, line=node.line) from None
+        if node.site.port == "output" and node.site.path and _is_unpacked(before) and isinstance(new, torch.Tensor):
+            raise WriteError(
+                f"{node.site} is a {type(before).__name__}, and is replaced by a tensor, which the model would unpack",
+                remedy=f"write a {type(before).__name__}, or one item of it: module.output[0] = …",
+                line=node.line,
+            )
         self.value = new
         self.changed.append((node, before, new))
 
@@ -94,50 +101,115 @@ class OpenSite:
         return args, {**kwargs, first: value}
 
 
-Visit = Callable[[Event, Any], OpenSite | None]
+def _is_unpacked(value: Any) -> bool:
+    return isinstance(value, (tuple, list)) and len(value) > 0
+
+
+class OpenSkip:
+    """A module that is about to do its work: what is written here is its output instead."""
+
+    __slots__ = ("_axes", "_rows", "changed", "event", "value")
+
+    def __init__(self, event: Event, rows: Rows, axes: Axes) -> None:
+        self.event = event
+        self.value: Any = None
+        self.changed: list[tuple[Node, Any, Any]] = []
+        self._rows = rows
+        self._axes = axes
+
+    def read(self, node: Node) -> Any:
+        """Nothing passes here."""
+        raise AssertionError(f"%{node.id} reads {node.site}")
+
+    def write(self, node: Node, value: Any) -> None:
+        """Spare the module its work on the rows of a node."""
+        self.changed.append((node, None, value))
+
+    def shares(self, node: Node, storages: set[int]) -> bool:
+        """Nothing passes here."""
+        return False
+
+    def output(self, run: Callable[[], Any]) -> Any:
+        """The module's output; `run` does its work, where some rows are not spared it."""
+        whole = [place for place, (node, _, _) in enumerate(self.changed) if self._rows.covers_all(node.invoke)]
+        if whole:
+            output, rest = self.changed[whole[-1]][2], self.changed[whole[-1] + 1 :]
+        else:
+            by_invoke = {node.invoke: value for node, _, value in self.changed}
+            axes = self._axes.of(self.event._replace(phase="out"))
+            if len(by_invoke) == len(self._rows.slices):
+                return join_rows([by_invoke[invoke] for invoke in range(len(by_invoke))], axes, self.event)
+            output, rest = run(), self.changed
+        for node, _, value in rest:
+            event = self.event._replace(phase="out")
+            assert node.invoke is not None
+            try:
+                output = widen(output, value, self._axes.of(event), self._rows, node.invoke, event)
+            except RowsError as error:
+                raise RowsError(error.fact, remedy=error.remedy, line=node.line) from None
+        return output
+
+
+Visit = Callable[[Event, Any], OpenSite | OpenSkip | None]
+
+
+def _unseen(path: str) -> None:
+    """Let a second run of a module pass."""
 
 
 class Taps:
-    """The hooks of one pass. `visit` is called at each named moment with what passes, and gives the open site back."""
+    """The hooks of one pass. `visit` is called at each named moment with what passes, and gives the open site back.
 
-    def __init__(self, modules: Callable[[str], nn.Module], visit: Visit) -> None:
+    A checkpointed module runs a second time, in a backward pass. Those calls are none of the pass: `second_run` is told
+    the module's path, and no site opens.
+    """
+
+    def __init__(
+        self, modules: Callable[[str], nn.Module], visit: Visit, second_run: Callable[[str], None] = _unseen
+    ) -> None:
         self._modules = modules
         self._visit = visit
+        self._second_run = second_run
+        self._backward: int | None = None
         self._stack = ExitStack()
         self._calls: dict[str, int] = {}
         self._silent = 0
         self._thread = threading.get_ident()
         self._watches: list[OperationWatch] = []
+        self._started: dict[str, int] = {}
+        self._hooked: set[tuple[str, Phase]] = set()
+        self._skippable: set[str] = set()
+        self._watched: dict[str, set[Event]] = {}
+        self._aliases: dict[Event, Event] = {}
 
-    def attach(self, events: set[Event], stand_ins: dict[Event, Event], *, hooked: bool = False) -> None:
-        """Put taps where the events are; a stand-in is tapped beside the event that it may stand for.
-
-        `hooked` says that every module has its hooks already.
-        """
-        self._thread = threading.get_ident()
-        phases: dict[str, set[str]] = {}
-        watched: dict[str, set[Event]] = {}
+    def attach(self, events: Iterable[Event], stand_ins: Mapping[Event, Event]) -> None:
+        """Put taps where the events are and none is yet; a stand-in is tapped beside what it may stand for."""
+        self._begin()
+        self._aliases.update({other: event for event, other in stand_ins.items()})
+        phases: dict[str, set[Phase]] = {}
         for event in (*events, *stand_ins.values()):
             if event.phase == "grad" or event.path == RESULT:
                 continue
-            if event.op is not None:
-                watched.setdefault(event.path, set()).add(event)
-            elif not hooked:
+            if event.op is None:
                 phases.setdefault(event.path, set()).add(event.phase)
-        aliases = {other: event for event, other in stand_ins.items()}
+            elif event.path in self._watched:
+                self._watched[event.path].add(event)
+            else:
+                self._watched[event.path] = {event}
+                self._watch(event.path)
         for path, wanted in phases.items():
             self._hook(self._modules(path), path, wanted)
-        for path, ops in watched.items():
 
-            def begin(path: str = path, wanted: set[Event] = ops) -> OnOperation | None:
-                return self._begin_watch(path, wanted, aliases)
-
-            self._stack.enter_context(watching(self._modules(path), begin, self._watches))
-
-    def attach_everywhere(self, root: nn.Module, prefix: str) -> None:
+    def attach_everywhere(self, root: nn.Module, prefix: str, *, skippable: bool = False) -> None:
         """Put taps before and after every module: for a pass that stands still while the block may name any of them."""
-        for name, module in root.named_modules():
-            self._hook(module, ".".join(part for part in (prefix, name) if part), {"in", "out"})
+        phases: set[Phase] = {"in", "skip", "out"} if skippable else {"in", "out"}
+        self._begin()
+        for name, module in named_parts(root):
+            self._hook(module, ".".join(part for part in (prefix, name) if part), phases)
+
+    def _watch(self, path: str) -> None:
+        self._calls[path] = self._started.get(path, 0)
+        self._stack.enter_context(watching(self._modules(path), lambda: self._begin_watch(path), self._watches))
 
     def detach(self) -> None:
         """Take everything off again."""
@@ -152,11 +224,33 @@ class Taps:
         finally:
             self._silent -= 1
 
-    def _is_silent(self) -> bool:
-        """Whether a call is none of the pass: one of a node, or one from another thread while the pass stands still."""
-        return self._silent > 0 or threading.get_ident() != self._thread
+    @contextmanager
+    def first_run(self) -> Generator[None]:
+        """Let calls that the block makes at a gradient be seen: they are no second run of anything."""
+        outer, self._backward = self._backward, torch._C._current_graph_task_id()
+        try:
+            yield
+        finally:
+            self._backward = outer
 
-    def _stop_at(self, event: Event, value: Any) -> OpenSite | None:
+    def _begin(self) -> None:
+        self._thread = threading.get_ident()
+        if self._backward is None:
+            self._backward = torch._C._current_graph_task_id()
+
+    def _is_silent(self, path: str) -> bool:
+        """Whether a call is none of the pass.
+
+        So it is where a node makes it, where another thread does while the pass stands still, and in a second run.
+        """
+        if self._silent:
+            return True
+        if torch._C._current_graph_task_id() != self._backward:
+            self._second_run(path)
+            return True
+        return threading.get_ident() != self._thread
+
+    def _stop_at(self, event: Event, value: Any) -> OpenSite | OpenSkip | None:
         """Visit a moment with the watches paused: what the block does there is no operation of the module."""
         if not self._watches:
             return self._visit(event, value)
@@ -165,49 +259,64 @@ class Taps:
                 stack.enter_context(watch.paused())
             return self._visit(event, value)
 
-    def _hook(self, module: nn.Module, path: str, phases: set[str]) -> None:
+    def _hook(self, module: nn.Module, path: str, phases: set[Phase]) -> None:
         finished = [0]
-        started = [0]
 
         def before(_module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-            if self._is_silent():
+            if self._is_silent(path):
                 return None
-            call, started[0] = started[0], started[0] + 1
+            call = self._started.get(path, 0)
+            self._started[path] = call + 1
             site = self._stop_at(Event(path, "in", call), (args, kwargs))
             return site.value if site is not None and site.changed else None
 
         def after(_module: nn.Module, _args: Any, output: Any) -> Any:
-            if self._is_silent():
+            if self._is_silent(path):
                 return None
             call, finished[0] = finished[0], finished[0] + 1
             site = self._stop_at(Event(path, "out", call), output)
             return site.value if site is not None and site.changed else None
 
-        if "in" in phases:
+        if not phases.isdisjoint(("in", "skip")) and (path, "in") not in self._hooked:
+            self._hooked.add((path, "in"))
             self._stack.callback(module.register_forward_pre_hook(before, with_kwargs=True).remove)
-        if "out" in phases:
+        if "out" in phases and (path, "out") not in self._hooked:
+            self._hooked.add((path, "out"))
             self._stack.callback(module.register_forward_hook(after).remove)
+        if "skip" in phases and path not in self._skippable:
+            self._skippable.add(path)
+            self._stack.callback(wrap_forward(module, lambda forward: self._skipping(path, forward)))
 
-    def _begin_watch(self, path: str, wanted: set[Event], aliases: dict[Event, Event]) -> OnOperation | None:
-        if self._is_silent():
+    def _skipping(self, path: str, forward: Callable[..., Any]) -> Callable[..., Any]:
+        def skipping(*args: Any, **kwargs: Any) -> Any:
+            if self._is_silent(path):
+                return forward(*args, **kwargs)
+            site = self._stop_at(Event(path, "skip", self._started.get(path, 0) - 1), None)
+            if type(site) is not OpenSkip or not site.changed:
+                return forward(*args, **kwargs)
+            return site.output(lambda: forward(*args, **kwargs))
+
+        return skipping
+
+    def _begin_watch(self, path: str) -> OnOperation | None:
+        if self._is_silent(path):
             return None
+        wanted, aliases = self._watched[path], self._aliases
         call = self._calls.get(path, 0)
         self._calls[path] = call + 1
         if not any(event.call == call for event in wanted):
             return None
 
+        def shown(event: Event) -> Show | None:
+            return (lambda value: self._shown(aliases.get(event, event), value)) if event in wanted else None
+
         def act(name: str, index: int, function: Callable[..., Any], args: Any, kwargs: Any) -> Any:
-            before = Event(path, "in", call, name, index)
-            if before in wanted:
-                site = self._visit(aliases.get(before, before), (args, kwargs))
-                if site is not None and site.changed:
-                    args, kwargs = site.value
-            output = function(*args, **kwargs)
-            after = Event(path, "out", call, name, index)
-            if after in wanted:
-                site = self._visit(aliases.get(after, after), output)
-                if site is not None and site.changed:
-                    output = site.value
-            return output
+            begins, ends = Event(path, "in", call, name, index), Event(path, "out", call, name, index)
+            return run_shown(function, args, kwargs, shown(begins), shown(ends))
 
         return act
+
+    def _shown(self, event: Event, value: Any) -> Any:
+        """Visit a moment; gives what the model goes on with."""
+        site = self._visit(event, value)
+        return site.value if site is not None and site.changed else value

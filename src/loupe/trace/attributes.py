@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import functools
+import sys
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import torch
 
-from loupe.errors import Line, UnknownModuleError, nearest
+from loupe.errors import BlockError, Line, UnknownModuleError, nearest
 from loupe.graph.opset import OBJECT_METHODS, TENSOR_ATTRIBUTES, TENSOR_METHODS
 from loupe.trace.handles import unwrap
+from loupe.trace.source import user_line
 
 if TYPE_CHECKING:
     from loupe.trace.proxy import Proxy
+    from loupe.trace.recorder import Recorder
 
 # Known from shapes alone, so a block has them at once and without a run.
 _DESCRIBED_ATTRIBUTES = frozenset(("shape", "dtype", "ndim", "layout", "itemsize"))
@@ -33,30 +36,42 @@ _DICT_VIEWS: dict[str, Callable[[Proxy, list[Any]], list[Any]]] = {
 }
 
 
-def attribute(proxy: Proxy, name: str) -> Any:
-    """What `proxy.name` is while the block is open."""
+def attribute(proxy: Proxy, recorder: Recorder, name: str) -> Any:
+    """What `proxy.name` is in the open block of a recorder."""
     if name == "grad":
-        return proxy._recorder.gradient(proxy)
+        return recorder.gradient(proxy)
     if name == "backward":
-        return functools.partial(BackwardBlock, proxy)
+        return functools.partial(BackwardBlock, recorder, proxy)
     if name == "retain_grad":
-        return lambda: proxy._recorder.apply("loupe.retain_grad", (proxy,))
+        return lambda: recorder.apply("loupe.retain_grad", (proxy,))
+    if name == "requires_grad_":
+        return lambda requires_grad=True: recorder.apply("loupe.require_grad", (proxy, requires_grad))
+    if name == "register_hook":
+        raise BlockError(
+            "register_hook puts a function on a value that is not there yet",
+            remedy="read or assign x.grad after loss.backward(), or inside `with loss.backward():`",
+            line=user_line(sys._getframe(1)),
+        )
     if name.startswith("_"):
         raise AttributeError(f"{name!r} is not recorded in a block")
     if name in _DESCRIBED_ATTRIBUTES:
         return getattr(value_without_data(proxy), name)
     if name in ("device", "is_cuda"):
-        device = proxy._recorder.execution.device(proxy._ref.node)
+        device = _device(proxy)
         return device if name == "device" else device.type == "cuda"
     if name in TENSOR_METHODS or name in _PEEKING_METHODS:
         if not (name in _STRUCT_FIELDS and _is_struct(proxy)):
-            return Method(proxy, name)
+            return Method(proxy, recorder, name)
+    elif not recorder.execution.describes:
+        return (
+            Method(proxy, recorder, name) if name in OBJECT_METHODS else recorder.apply("python.getattr", (proxy, name))
+        )
     elif name not in TENSOR_ATTRIBUTES:
         _check_attribute(proxy, name)
         known = value_without_data(proxy)
         if (name in OBJECT_METHODS or isinstance(known, torch.Tensor)) and callable(getattr(known, name)):
-            return Method(proxy, name)
-    return proxy._recorder.apply("python.getattr", (proxy, name))
+            return Method(proxy, recorder, name)
+    return recorder.apply("python.getattr", (proxy, name))
 
 
 class BackwardBlock:
@@ -70,8 +85,8 @@ class BackwardBlock:
 
     __slots__ = ("_number", "_outer", "_recorder")
 
-    def __init__(self, loss: Proxy, *args: Any, **kwargs: Any) -> None:
-        self._recorder = loss._recorder
+    def __init__(self, recorder: Recorder, loss: Proxy, *args: Any, **kwargs: Any) -> None:
+        self._recorder = recorder
         self._number = self._recorder.run_backward(loss, args, kwargs)
         self._outer: int | None = None
 
@@ -85,20 +100,22 @@ class BackwardBlock:
 class Method:
     """A method of a value, about to be called."""
 
-    __slots__ = ("_name", "_proxy")
+    __slots__ = ("_name", "_proxy", "_recorder")
 
-    def __init__(self, proxy: Proxy, name: str) -> None:
+    def __init__(self, proxy: Proxy, recorder: Recorder, name: str) -> None:
         self._proxy = proxy
+        self._recorder = recorder
         self._name = name
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Record the call, or answer it at once where shape or value is asked for."""
-        proxy, name = self._proxy, self._name
-        recorder = proxy._recorder
+        proxy, recorder, name = self._proxy, self._recorder, self._name
         if name in _DESCRIBED_METHODS:
             return getattr(value_without_data(proxy), name)(*unwrap(args), **unwrap(kwargs))
         if name in _PEEKING_METHODS:
             return getattr(proxy.value, name)(*unwrap(args), **unwrap(kwargs))
+        if name in OBJECT_METHODS and not recorder.execution.describes:
+            return recorder.apply("python.call_method", (proxy, name, *args), kwargs)
         if name in OBJECT_METHODS and not isinstance(described := value_without_data(proxy), torch.Tensor):
             if isinstance(described, dict) and name in _DICT_VIEWS:
                 return _DICT_VIEWS[name](proxy, list(described))
@@ -118,7 +135,14 @@ def _is_struct(proxy: Proxy) -> bool:
 
 def value_without_data(proxy: Proxy) -> Any:
     """The value of a proxy without data."""
-    return proxy._recorder.execution.describe(proxy._ref.node)
+    recorder = proxy._recorder
+    if not recorder.open and recorder.session is not None:
+        return recorder.session.described(proxy)
+    return recorder.execution.describe(proxy._ref.node)
+
+
+def _device(proxy: Proxy) -> torch.device:
+    return proxy._recorder.execution.device(proxy._ref.node) if proxy._recorder.open else proxy.value.device
 
 
 def _check_attribute(proxy: Proxy, name: str) -> None:

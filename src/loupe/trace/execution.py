@@ -24,8 +24,33 @@ class Outcome(Protocol):
         ...
 
 
+class Owner(Protocol):
+    """The model that a block is open on, as far as recording asks about it."""
+
+    def paths_of(self, modules: Any) -> tuple[str, ...]:
+        """The paths of modules that a user names: by path, pattern, alias, envoy, class, or several of these."""
+        ...
+
+    def real_path(self, path: str) -> str:
+        """A path with the model's own names in place of aliases."""
+        ...
+
+    def view(self, site: Site) -> str | None:
+        """How the value at a site is to be seen: "logits", "hidden_states", or None."""
+        ...
+
+
 class Execution(Protocol):
     """Runs the graph of one block: piece by piece while it is being written, and to its end."""
+
+    @property
+    def describes(self) -> bool:
+        """Whether values can be described before they are there; they cannot where there is no input."""
+        ...
+
+    def begun(self) -> bool:
+        """Whether a pass stands still, and keeps the model, until the run goes on."""
+        ...
 
     def add_input(self, args: tuple[Any, ...], kwargs: dict[str, Any], line: Line) -> int:
         """Take one prompt (or batch) into the run; returns its number."""
@@ -39,12 +64,20 @@ class Execution(Protocol):
         """The value of a node as tensors without data (shape and dtype), or a peek where that cannot be known."""
         ...
 
+    def collect_weights(self) -> None:
+        """Let the model's own weights collect gradients, in backward passes after the block too."""
+        ...
+
     def generate(self, options: dict[str, Any]) -> None:
         """Turn the run into a generation with these options."""
         ...
 
     def steps(self) -> int:
         """The most steps that the run can have."""
+        ...
+
+    def calls_each(self, path: str) -> int:
+        """How often one step of a generation calls a module."""
         ...
 
     def is_tensor(self, site: Site) -> bool:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from torch.overrides import TorchFunctionMode
 
 from loupe.ops.table import function_name
+from loupe.trace.backward import AUTOGRAD
 from loupe.trace.handles import open_recorder_in, unwrap
 
 if TYPE_CHECKING:
@@ -27,6 +28,8 @@ def call_function(func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[
     recorder = open_recorder_in((args, kwargs))
     if recorder is None or getattr(func, "__name__", "") in _FACTORIES:
         return func(*unwrap(args), **unwrap(kwargs))
+    if func in AUTOGRAD:
+        return AUTOGRAD[func](recorder, *args, **kwargs)
     if getattr(func, "__name__", "") in ("__get__", "__set__"):
         raise AttributeError("this attribute of a tensor is not recorded in a block")
     return recorder.apply_function(func, args, kwargs)
@@ -48,6 +51,8 @@ class BlockMode(TorchFunctionMode):
     ) -> Any:
         """Call the function, or record it where a value of the block is among its arguments."""
         kwargs = kwargs or {}
+        if self._recorder.aside:
+            return func(*args, **kwargs)
         if open_recorder_in((args, kwargs)) is not None:
             return call_function(func, args, kwargs)
         written = self._recorder.written

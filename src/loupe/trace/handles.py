@@ -20,11 +20,23 @@ def isinstance_proxy(value: Any) -> bool:
     return issubclass(type(value), Handle)
 
 
+def recording(proxy: Any) -> Recorder | None:
+    """The recorder that takes down what is done to a value now: of its own block, or of a later one of its session."""
+    recorder: Recorder = proxy._recorder
+    if recorder.open:
+        return recorder
+    if recorder.session is None:
+        return None
+    cell = proxy._cell
+    saved = cell is not None and cell.filled and cell.name not in recorder.kept
+    return None if saved else recorder.session.open_recorder()
+
+
 def open_recorder_in(value: Any) -> Recorder | None:
     """The recorder of the first value of an open block in an argument."""
     kind = type(value)
     if issubclass(kind, Handle):
-        return value._recorder if value._recorder.open else None
+        return recording(value)
     if kind is tuple or kind is list:
         for item in value:
             found = open_recorder_in(item)

@@ -6,7 +6,7 @@ import operator
 from collections.abc import Callable
 from typing import Any
 
-from loupe.trace.handles import unwrap
+from loupe.trace.handles import open_recorder_in, recording, unwrap
 from loupe.trace.saved import operand
 
 
@@ -15,8 +15,9 @@ def _operator(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
 
     def method(self: Any, *others: Any) -> Any:
         others = tuple([operand(other) for other in others])
-        if self._recorder.open:
-            return self._recorder.apply(target, (self, *others))
+        recorder = recording(self) or open_recorder_in(others)
+        if recorder is not None:
+            return recorder.apply(target, (self, *others))
         return function(self.value, *unwrap(others))
 
     return method
@@ -27,8 +28,9 @@ def _reflected(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
 
     def method(self: Any, other: Any) -> Any:
         other = operand(other)
-        if self._recorder.open:
-            return self._recorder.apply(target, (other, self))
+        recorder = recording(self) or open_recorder_in(other)
+        if recorder is not None:
+            return recorder.apply(target, (other, self))
         return function(unwrap(other), self.value)
 
     return method

@@ -17,7 +17,7 @@ from loupe.graph.node import Ref, Site
 from loupe.graph.opset import TENSOR_METHODS
 from loupe.trace.attributes import attribute, line_of, value_without_data
 from loupe.trace.functions import call_function
-from loupe.trace.handles import Handle, isinstance_proxy, unwrap
+from loupe.trace.handles import Handle, isinstance_proxy, open_recorder_in, recording, unwrap
 from loupe.trace.operators import define_operators
 from loupe.trace.saved import SavedOutput, SavedTensor
 
@@ -28,13 +28,13 @@ if TYPE_CHECKING:
 class Cell:
     """Where the value of a saved node is put when the block has run."""
 
-    __slots__ = ("filled", "most", "proxy", "steps", "value")
+    __slots__ = ("filled", "name", "proxy", "steps", "value")
 
-    def __init__(self, proxy: Any = None) -> None:
+    def __init__(self, proxy: Any = None, name: str = "") -> None:
+        self.name = name
         self.proxy = None if proxy is None else weakref.ref(proxy)
         self.filled = False
         self.value: Any = None
-        self.most = 0
         self.steps: dict[int, Any] = {}
 
 
@@ -67,7 +67,9 @@ class Proxy(Handle):
         if cell is not None and cell.filled:
             return cell.value
         if self._recorder.open:
-            return self._recorder.execution.peek(self._ref.node)
+            return self._recorder.peek(self)
+        if self._recorder.session is not None and self._recorder.session.settle(self._recorder):
+            return self.value
         raise _unsaved(self)
 
     def save(self, name: str | None = None) -> Proxy:
@@ -77,6 +79,8 @@ class Proxy(Handle):
         """
         if self._recorder.open:
             return self._recorder.save(self, name)
+        if self._recorder.session is not None and self._recorder.session.save(self):
+            return self
         if self._cell is not None:
             return self
         raise BlockError(
@@ -86,31 +90,32 @@ class Proxy(Handle):
     # -- Python's protocols --------------------------------------------------------------------------------------------
 
     def __getattr__(self, name: str) -> Any:
-        if not self._recorder.open:
+        recorder = recording(self)
+        if recorder is None:
             if name.startswith("__") and not _is_filled(self):
                 raise AttributeError(name)
             return getattr(self.value, name)
-        return attribute(self, name)
+        return attribute(self, recorder, name)
 
     def __setattr__(self, name: str, value: Any) -> None:
         if name in _OWN_NAMES:
             set_slot(self, name, value)
-        elif self._recorder.open and name == "grad":
-            self._recorder.write_gradient(self, value)
-        elif self._recorder.open and name == "requires_grad":
-            self._recorder.apply("loupe.require_grad", (self, value))
-        elif self._recorder.open:
+        elif (recorder := recording(self)) is None:
+            setattr(self.value, name, value)
+        elif name == "grad":
+            recorder.write_gradient(self, value)
+        elif name == "requires_grad":
+            recorder.apply("loupe.require_grad", (self, value))
+        else:
             raise BlockError(
                 f"the attribute {name!r} of a value cannot be set in a block",
                 remedy="change the value itself (`x[:] = …`), or the site (`module.output = …`)",
                 line=line_of(self),
             )
-        else:
-            setattr(self.value, name, value)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """After the block: call the value."""
-        if not self._recorder.open:
+        if recording(self) is None:
             return self.value(*args, **kwargs)
         raise BlockError(
             "a value of the block is called like a function",
@@ -128,7 +133,9 @@ class Proxy(Handle):
     def __class__(self) -> type:
         if _is_filled(self):
             return type(self.value)
-        if self._recorder.open:
+        recorder = self._recorder
+        waits = recorder.session is not None and recorder.session.waits_for(recorder)
+        if waits or (recorder.open and recorder.execution.describes):
             return type(value_without_data(self))
         return type(self)
 
@@ -175,38 +182,40 @@ class Proxy(Handle):
         return array[()] if return_scalar else array
 
     def __len__(self) -> int:
-        return len(value_without_data(self)) if self._recorder.open else len(self.value)
+        return len(value_without_data(self)) if recording(self) is not None else len(self.value)
 
     def __iter__(self) -> Iterator[Any]:
-        if not self._recorder.open:
+        recorder = recording(self)
+        if recorder is None:
             return iter(self.value)
         without_data = value_without_data(self)
         if isinstance(without_data, dict):
             return iter(without_data)
         if isinstance(without_data, torch.Tensor) and without_data.dim() == 0:
             raise TypeError("iteration over a 0-d tensor")
-        apply = self._recorder.apply
-        return iter([apply("operator.getitem", (self, place)) for place in range(len(without_data))])
+        return iter([recorder.apply("operator.getitem", (self, place)) for place in range(len(without_data))])
 
     def __getitem__(self, key: Any) -> Any:
-        if self._recorder.open:
-            if self._block_site is not None and type(key) is int and key == 0:
-                return self._recorder.apply("loupe.hidden_states", (self,))
-            return self._recorder.apply("operator.getitem", (self, key))
-        return self.value[unwrap(key)]
+        recorder = recording(self) or open_recorder_in(key)
+        if recorder is None:
+            return self.value[unwrap(key)]
+        if self._block_site is not None and type(key) is int and key == 0:
+            return recorder.apply("loupe.hidden_states", (self,))
+        return recorder.apply("operator.getitem", (self, key))
 
     def __setitem__(self, key: Any, value: Any) -> None:
-        if self._recorder.open:
-            if self._block_site is not None and type(key) is int and key == 0:
-                self._recorder.write(self._block_site, self._recorder.apply("loupe.with_hidden_states", (self, value)))
-            else:
-                self._recorder.set_item(self, key, value)
-        else:
+        recorder = recording(self)
+        if recorder is None:
             self.value[unwrap(key)] = unwrap(value)
+        elif self._block_site is not None and type(key) is int and key == 0 and recorder is self._recorder:
+            recorder.write(self._block_site, recorder.apply("loupe.with_hidden_states", (self, value)))
+        else:
+            recorder.set_item(self, key, value)
 
     def __delitem__(self, key: Any) -> None:
-        if self._recorder.open:
-            self._recorder.apply("operator.delitem", (self, key))
+        recorder = recording(self)
+        if recorder is not None:
+            recorder.apply("operator.delitem", (self, key))
         else:
             del self.value[unwrap(key)]
 

@@ -4,23 +4,29 @@ from __future__ import annotations
 
 import sys
 import threading
+import weakref
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
-from loupe.errors import BlockError, Line
+from loupe.errors import BlockError, Line, NotReachedError
 from loupe.graph.graph import Graph
-from loupe.graph.node import Const, Event, Node, Ref, Site, Steps
+from loupe.graph.node import RESULT, Const, Event, Node, Ref, Site, Steps
 from loupe.graph.opset import effect_of
-from loupe.graph.steps import step_name
+from loupe.graph.steps import LAST_STEP, step_name
 from loupe.ops.table import function_name
+from loupe.trace.backward import backward_options
+from loupe.trace.cache import Cache
 from loupe.trace.containers import find_proxies, replace_proxies
-from loupe.trace.execution import Execution
+from loupe.trace.execution import Execution, Owner
 from loupe.trace.functions import BlockMode
-from loupe.trace.handles import isinstance_proxy
+from loupe.trace.handles import isinstance_proxy, unwrap
 from loupe.trace.proxy import Cell, Proxy, make_proxy, settle
 from loupe.trace.source import user_line
+
+if TYPE_CHECKING:
+    from loupe.trace.session import Session
 
 _INLINE = frozenset(
     (
@@ -52,8 +58,13 @@ class Recorder:
     `owner` is the model that the block is open on. `open` turns false when the block ends.
     """
 
-    def __init__(self, owner: object, execution: Execution, graph: Graph, line: Line) -> None:
+    def __init__(
+        self, owner: Owner, execution: Execution, graph: Graph, line: Line, session: Session | None = None
+    ) -> None:
         self.owner = owner
+        self.session = session
+        self.handles: list[weakref.ref[Proxy]] = []
+        self.kept: set[str] = set()
         self.execution = execution
         self.graph = graph
         self.line = line
@@ -61,16 +72,25 @@ class Recorder:
         self.failed = False
         self.invoke: int | None = None
         self.in_invoke = False
-        self.step = 0
+        self.step: int | None = None
+        self.looks = 0
         self.steps: Steps | None = None
         self.shifts: dict[str, int] = {}
         self._groups = 0
+        self._last_steps: dict[tuple[int, Steps | None], Ref] = {}
+        self._counted = False
+        self.generates = False
         self.backward: int | None = None
         self.parameter_gradients = False
+        self.parameters: dict[str, Proxy] | None = None  # in an edit: parameters as they are after the lines so far
         self.cells: dict[str, Cell] = {}
-        self.containers: list[Any] = []
+        self.containers: list[Any] = [] if session is None else session.containers
+        self.inputs: list[Any] = []
+        self.aside = False  # other blocks of the session run just now: what is called is no line of this one
+        self.caches: dict[str, Cache] = {}
         self.written: set[int] = set()
         self._constants: dict[int, Const] = {}
+        self.given: dict[str, Ref] = {}
         self._reads: dict[tuple[Event, int | None, Steps | None], dict[tuple[Any, ...], Proxy]] = {}
 
     # -- nodes ---------------------------------------------------------------------------------------------------------
@@ -104,8 +124,19 @@ class Recorder:
         return self._append("call", path, arguments, {key: self.encode(arg) for key, arg in kwargs.items()})
 
     def parameter(self, path: str) -> Proxy:
-        """Record the reading of a parameter or buffer."""
-        return self._append("parameter", path)
+        """Record the reading of a parameter or buffer; an edit gets a copy, which it may change in place."""
+        if self.parameters is None:
+            return self._append("parameter", path)
+        if path not in self.parameters:
+            own = self._append("parameter", path, line=user_line(sys._getframe(2)))
+            self.parameters[path] = self.apply("Tensor.clone", (own,))
+        return self.parameters[path]
+
+    def set_parameter(self, path: str, value: Any) -> None:
+        """Record that the model runs with another parameter."""
+        proxy = self._append("set_parameter", path, (self.encode(value),), line=user_line(sys._getframe(2)))
+        assert self.parameters is not None
+        self.parameters[path] = proxy
 
     def read(self, site: Site, view: str | None = None) -> Proxy:
         """Record the reading of a site; a second reading with no write in between is the same value.
@@ -126,6 +157,7 @@ class Recorder:
                 proxy = self._append("apply", "loupe.logits", (proxy._ref,), line=line)
             elif view == "hidden_states":
                 proxy = make_proxy(self, proxy._ref, tensor=self.execution.is_tensor(site), block_site=site)
+                self._hand_out(proxy)
             reads[key] = proxy
         return proxy
 
@@ -134,8 +166,35 @@ class Recorder:
         line = user_line(sys._getframe(2))
         self._append("write", site, (self.encode(value),), line=line)
         for known in list(self._reads):
-            if known[0] == site.event or known[2] != self.steps:
+            same = known[0] in (site.event, site.lands) or known[0].phase == site.event.phase == "grad"
+            if same or known[2] != self.steps:
                 del self._reads[known]
+
+    def stop(self) -> None:
+        """Record that the pass ends once all above is done; in a generation, where its step has begun."""
+        if self.generates and (self.steps is not None or self.step is not None) and not self._names_step():
+            self.read(self.at_step(Site("", "input")))
+        kwargs = {} if self.step is None else {"step": self.step}
+        self._append("stop", None, (), kwargs, line=user_line(sys._getframe(2)))
+
+    def _names_step(self) -> bool:
+        """Whether a line above is about the step, or the steps, at which the block stands."""
+        for node in self.graph:
+            if node.kind in ("read", "write") and node.steps == self.steps and node.gradient_of is None:
+                if not self.step or node.site.call >= self.step * self.execution.calls_each(node.site.path):
+                    return True
+        return False
+
+    def cache(self, modules: Any, options: dict[str, Any]) -> Cache:
+        """Record that what passes at these modules is collected."""
+        line = user_line(sys._getframe(2))
+        name = f"cache{len(self.graph.nodes)}"
+        paths = self.owner.paths_of(modules)
+        self._append("cache", name, (paths,), options, line=line)
+        cache = self.caches[name] = Cache(
+            name, line, self.owner.real_path, lambda path: self.owner.view(Site(path, "output")), self.settle
+        )
+        return cache
 
     def gradient(self, proxy: Proxy) -> Proxy:
         """Record the reading of a value's gradient: in the open backward block, or the last one, or the next."""
@@ -147,15 +206,21 @@ class Recorder:
 
     def _gradient_site(self, proxy: Proxy) -> Site:
         call = self.backward if self.backward is not None else max(len(self.graph.backwards) - 1, 0)
-        return Site(f"%{proxy._ref.node}", "grad", call)
+        return Site(f"%{self.encode(proxy).node}", "grad", call)
 
-    def run_backward(self, proxy: Proxy, args: tuple[Any, ...], kwargs: dict[str, Any]) -> int:
-        """Record a backward pass from a value; returns its number."""
+    def run_backward(
+        self, proxy: Proxy, args: tuple[Any, ...], kwargs: dict[str, Any], *, only_inputs: bool = False
+    ) -> int:
+        """Record a backward pass from a value; returns its number. With `only_inputs` nothing collects `.grad`."""
         number = len(self.graph.backwards)
-        options = dict(zip(("gradient", "retain_graph", "create_graph"), args, strict=False)) | kwargs
-        if self.parameter_gradients:
+        options = backward_options(args, kwargs)
+        if only_inputs:
+            options["only_inputs"] = True
+        elif self.parameter_gradients:
             options["parameter_gradients"] = True
-        self._append("backward", None, (proxy._ref,), {key: self.encode(value) for key, value in options.items()})
+        self._append(
+            "backward", None, (self.encode(proxy),), {key: self.encode(value) for key, value in options.items()}
+        )
         return number
 
     def save(self, proxy: Proxy, name: str | None = None) -> Proxy:
@@ -169,15 +234,51 @@ class Recorder:
             raise BlockError(
                 f"two values are saved as {name!r}", remedy="give each its own name", line=user_line(sys._getframe(2))
             )
-        cell = Cell(proxy)
-        outer, self.steps = self.steps, self.graph[proxy._ref.node].steps
-        if self.steps is not None:
-            cell.most = self.execution.steps()
-        self._append("save", name, (proxy._ref,))
-        self.steps = outer
+        self._save_as(name, proxy)
+        return proxy
+
+    def keep(self, proxy: Proxy) -> Cell:
+        """Let a block that has ended, and has not run, also keep this value: a later block of the session needs it."""
+        if proxy._cell is None:
+            name = f"kept{len(self.graph.nodes)}"
+            self._save_as(name, proxy)
+            self.kept.add(name)
+        assert proxy._cell is not None
+        return proxy._cell
+
+    def settle(self) -> None:
+        """Let the block run, where it has ended and waits in a session."""
+        if self.session is not None:
+            self.session.settle(self)
+
+    def drop_kept(self) -> None:
+        """The block has run: what was kept for its session is the business of those who use it."""
+        for name in self.kept:
+            self.cells.pop(name, None)
+
+    def forget_kept(self) -> None:
+        """The session is over: what was kept for it, and not saved, is gone."""
+        for proxy in self._held():
+            if proxy._cell is not None and proxy._cell.name in self.kept:
+                proxy._cell.value, proxy._cell = None, None
+        self.handles.clear()
+
+    def keep_handles(self) -> None:
+        """Keep every value that is still in the user's hands."""
+        for proxy in self._held():
+            self.keep(proxy)
+
+    def _held(self) -> list[Proxy]:
+        held = [handle() for handle in self.handles]
+        return [proxy for proxy in held if proxy is not None and isinstance_proxy(proxy)]
+
+    def _save_as(self, name: str, proxy: Proxy) -> None:
+        cell = Cell(proxy, name)
+        node = self.graph[proxy._ref.node]
+        line = user_line(sys._getframe(3)) if self.open else self.line
+        self.graph.nodes.append(Node(len(self.graph), "save", name, (proxy._ref,), {}, node.invoke, line, node.steps))
         self.cells[name] = cell
         proxy._cell = cell
-        return proxy
 
     def _append(
         self,
@@ -200,11 +301,23 @@ class Recorder:
                 ref.node, kind, target, args, kwargs or {}, self.invoke, line or user_line(sys._getframe(2)), self.steps
             )
         )
-        return make_proxy(self, ref, tensor=self._is_tensor(kind, target, args, kwargs))
+        proxy = make_proxy(self, ref, tensor=self._is_tensor(kind, target, args, kwargs))
+        self._hand_out(proxy)
+        return proxy
+
+    def _hand_out(self, proxy: Proxy) -> None:
+        if self.session is not None:
+            self.handles.append(weakref.ref(proxy))
+
+    def add_input(self, args: tuple[Any, ...], kwargs: dict[str, Any], line: Line) -> int:
+        """Give the run one prompt (or batch); returns its number."""
+        given = unwrap(args), unwrap(kwargs)
+        self.inputs.append(given)
+        return self.execution.add_input(*given, line)
 
     def set_item(self, proxy: Proxy, key: Any, value: Any) -> None:
         """Record `value[key] = …`: in place in a tensor, a list or a dict; a tuple or model output is written anew."""
-        node = self.graph[proxy._ref.node]
+        node = self.graph[self.encode(proxy).node]
         if node.kind == "read" and type(key) in (int, str) and not self.execution.is_tensor(node.site):
             self.write(node.site, self.apply("loupe.with_item", (proxy, key, value)))
         else:
@@ -225,24 +338,73 @@ class Recorder:
 
     def at_step(self, site: Site) -> Site:
         """The site as the block means it where it stands: at the step of its loop, moved on by `module.next()`."""
-        call = site.call + self.step + self.shifts.get(site.path, 0)
+        calls = self.step * self.execution.calls_each(site.path) if self.step else 0
+        call = site.call + calls + self.shifts.get(site.path, 0)
         return site if call == site.call else site._replace(call=call)
 
-    def enter_steps(self, start: int, stop: int | None, stride: int) -> None:
+    def enter_steps(self, steps: Steps) -> None:
         """What follows is about each of these steps."""
-        if self.steps is not None or self.step:
-            raise BlockError(
-                "a step-wise block stands inside another",
-                remedy="put one after the other",
-                line=user_line(sys._getframe(2)),
-            )
+        if self.steps is not None or self.step is not None:
+            raise _nested(user_line(sys._getframe(2)))
         self._groups += 1
-        self.steps = Steps(self._groups, start, stop, stride)
+        self.steps = steps._replace(group=self._groups)
 
     def leave_steps(self) -> None:
         """What follows is about the run as a whole again."""
         self.steps = None
-        self.step = 0
+
+    def enter_loop(self, line: Line) -> int | None:
+        """What follows is about one step after the other; gives the step that the block is about so far."""
+        if self.steps is not None:
+            raise _nested(line)
+        return self.step
+
+    def most_steps(self) -> int:
+        """The most steps that the run can have; a run that is counted cannot become a generation any more."""
+        self._counted = True
+        return self.execution.steps()
+
+    def happens(self, step: int, line: Line) -> bool:
+        """Whether a step happens, found out by letting the run proceed to it."""
+        probe = Node(len(self.graph), "read", Site("", "input", step), line=line)
+        self.graph.nodes.append(probe)
+        try:
+            self.execution.peek(probe.id)
+        except NotReachedError:
+            return False
+        return True
+
+    def generate(self, options: dict[str, Any]) -> Proxy:
+        """Turn the run into a generation with these options; its result is the generation's."""
+        line = user_line(sys._getframe(2))
+        if self.generates:
+            raise BlockError(
+                "the run of this block is a generation already",
+                remedy="give all options to the first generate(...); its ids are tracer.result",
+                line=line,
+            )
+        if self._counted:
+            raise BlockError(
+                "the run becomes a generation after its steps were counted",
+                remedy="put generate(...) above `for step in tracer.iter[...]`, or give the loop an end",
+                line=line,
+            )
+        self.execution.generate(options)
+        self.generates = True
+        return self.read(Site(RESULT, "output"))
+
+    def peek(self, proxy: Proxy) -> Any:
+        """The real value, now; refused for a value of each step where the block stands at none of them."""
+        steps = self.graph[proxy._ref.node].steps
+        if steps is not None and steps == self.steps:
+            where = "tracer.all()" if str(steps) == "0:" else f"tracer.iter[{steps}]"
+            raise BlockError(
+                f"a value is looked at inside `with {where}:`, which is written once for all its steps",
+                remedy=f"look at it in a loop, which runs for each step: `for step in tracer.iter[{steps}]:`",
+                line=user_line(sys._getframe(2)),
+            )
+        self.looks += 1
+        return self.execution.peek(self.encode(proxy).node)
 
     # -- arguments -----------------------------------------------------------------------------------------------------
 
@@ -251,8 +413,13 @@ class Recorder:
         kind = type(value)
         if issubclass(kind, Proxy):
             if value._recorder is self:
-                return value._ref
-            return self.encode(value.value)
+                return self._from_here(value._ref)
+            name = None if self.session is None else self.session.name_of(value, self)
+            if name is None:
+                return self.encode(value.value)
+            if name not in self.given:
+                self.given[name] = self._append("given", name)._ref
+            return self.given[name]
         if kind in _INLINE:
             return value
         if kind is tuple:
@@ -270,6 +437,16 @@ class Recorder:
             const = self._constants[id(value)] = Const(len(self.graph.constants))
             self.graph.constants.append(value)
         return const
+
+    def _from_here(self, ref: Ref) -> Ref:
+        """A value of each step, seen from outside its block, is that of the last step that happens."""
+        steps = self.graph[ref.node].steps
+        if steps is None or steps == self.steps:
+            return ref
+        key = (ref.node, self.steps)
+        if key not in self._last_steps:
+            self._last_steps[key] = self._append("apply", LAST_STEP, (ref,))._ref
+        return self._last_steps[key]
 
     # -- the block's life ----------------------------------------------------------------------------------------------
 
@@ -290,6 +467,7 @@ class Recorder:
     def end(self) -> None:
         """Close the block; nothing is recorded from here on."""
         self.open = False
+        self._reads.clear()
         stack = open_recorders()
         if self in stack:
             stack.remove(self)
@@ -297,17 +475,23 @@ class Recorder:
 
     def fill(self, results: dict[str, Any]) -> None:
         """Give the saved values to the user's handles, and put them into saved containers."""
+        each = {node.target for node in self.graph if node.kind == "save" and node.steps is not None}
+        most = self.execution.steps() if each else 0
         for name, cell in self.cells.items():
-            cell.steps = {step: results[key] for step in range(cell.most) if (key := step_name(name, step)) in results}
+            happened = (step for step in range(most) if name in each)
+            cell.steps = {step: results[key] for step in happened if (key := step_name(name, step)) in results}
             if cell.steps:
                 cell.value, cell.filled = cell.steps[max(cell.steps)], True
             elif name in results:
                 cell.value, cell.filled = results[name], True
+        for name, cache in self.caches.items():
+            if name in results:
+                cache.fill(results[name])
         for container in self.containers:
-            replace_proxies(container, self)
-        for cell in self.cells.values():
+            replace_proxies(container, lambda proxy: proxy._recorder is self)
+        for name, cell in self.cells.items():
             proxy = cell.proxy() if cell.proxy is not None and cell.filled else None
-            if proxy is not None:
+            if proxy is not None and name not in self.kept:
                 settle(proxy)
 
     def keep_container(self, container: Any) -> Any:
@@ -319,7 +503,15 @@ class Recorder:
         """Record the saving of every value inside the saved containers."""
         found: list[Proxy] = []
         for container in self.containers:
-            find_proxies(container, self, found)
+            find_proxies(container, lambda proxy: proxy._recorder is self, found)
         for proxy in found:
             if proxy._cell is None:
                 self.save(proxy)
+
+
+def _nested(line: Line) -> BlockError:
+    return BlockError(
+        "a step-wise block stands inside another, or inside a loop over steps",
+        remedy="put one after the other",
+        line=line,
+    )

@@ -9,6 +9,8 @@ from typing import Any
 import numpy as np
 import torch
 
+from loupe.trace.display import tensor_html
+
 _GRAD: Any = vars(torch._C.TensorBase)["grad"]
 _REQUIRES_GRAD: Any = vars(torch._C.TensorBase)["requires_grad"]
 
@@ -74,6 +76,9 @@ class SavedTensor(torch.Tensor):
 
     def __repr__(self, *, tensor_contents: Any = None) -> str:
         return repr(self.value)
+
+    def _repr_html_(self) -> str:
+        return tensor_html(self.as_subclass(torch.Tensor))
 
     def __reduce_ex__(self, proto: Any) -> Any:
         return self.value.__reduce_ex__(proto)

@@ -8,15 +8,16 @@ from collections.abc import Callable
 from typing import Any, TypeVar
 
 from loupe.errors import BlockError
-from loupe.trace.handles import isinstance_proxy
-from loupe.trace.recorder import Recorder, open_recorders
+from loupe.trace.handles import isinstance_proxy, open_recorder_in
+from loupe.trace.recorder import open_recorders
+from loupe.trace.session import open_sessions
 from loupe.trace.source import user_line
 
 T = TypeVar("T")
 
 
 def save(value: T, name: str | None = None) -> T:
-    """Keep a value, or every value inside a list or dict, past the open block; other objects pass through.
+    """Keep a value, or every value inside a list or dict, past the open block or session; other objects pass through.
 
     >>> with model.trace("Hello"):
     ...     states = loupe.save([])
@@ -29,13 +30,16 @@ def save(value: T, name: str | None = None) -> T:
     proxy: Any = value
     if isinstance_proxy(proxy):
         return proxy.save(name)
-    if not open_recorders():
-        raise BlockError(
-            "save is called where no block is open",
-            remedy="call it inside `with model.trace(...):`",
-            line=user_line(sys._getframe(1)),
-        )
-    return open_recorders()[-1].keep_container(value)
+    if open_recorders():
+        return open_recorders()[-1].keep_container(value)
+    if open_sessions():
+        open_sessions()[-1].containers.append(value)
+        return value
+    raise BlockError(
+        "save is called where no block is open",
+        remedy="call it inside `with model.trace(...):`",
+        line=user_line(sys._getframe(1)),
+    )
 
 
 def fn(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -52,16 +56,9 @@ def fn(function: Callable[..., Any]) -> Callable[..., Any]:
 
     @functools.wraps(function)
     def recorded(*args: Any, **kwargs: Any) -> Any:
-        recorder = _recorder_of((*args, *kwargs.values()))
+        recorder = open_recorder_in((args, kwargs))
         if recorder is None:
             return function(*args, **kwargs)
         return recorder.apply_function(function, args, kwargs)
 
     return recorded
-
-
-def _recorder_of(values: tuple[Any, ...]) -> Recorder | None:
-    for value in values:
-        if isinstance_proxy(value) and value._recorder.open:
-            return value._recorder
-    return None

@@ -2,31 +2,52 @@
 
 from __future__ import annotations
 
+import operator
 import sys
 from collections.abc import Iterator
+from typing import Any
 
 from loupe.errors import BlockError
+from loupe.graph.node import Steps
 from loupe.trace.recorder import Recorder
 from loupe.trace.source import user_line
 
 
 class Iter:
-    """Picks steps: a slice, or one step."""
+    """Picks steps: a slice, one step, or a list of steps."""
 
     def __init__(self, recorder: Recorder) -> None:
         self._recorder = recorder
 
-    def __getitem__(self, key: slice | int) -> StepWise:
-        if isinstance(key, int):
-            key = slice(key, key + 1)
-        start, stop, stride = key.start or 0, key.stop, key.step or 1
-        if min(start, stop or 0, stride - 1) < 0:
+    def __getitem__(self, key: Any) -> StepWise:
+        try:
+            steps = _picked(key)
+        except TypeError:
             raise BlockError(
-                f"iter[{key.start}:{key.stop}:{key.step}] counts steps from the end, which is not known",
-                remedy="count steps from 0: tracer.iter[2:5]",
+                f"tracer.iter[{key!r}] names no steps",
+                remedy="name steps by a slice, a number or a list: tracer.iter[2:5], tracer.iter[2], "
+                "tracer.iter[[0, 2]]",
+                line=user_line(sys._getframe(1)),
+            ) from None
+        if min(steps.start, steps.stop or 0, steps.stride - 1, *steps.listed) < 0:
+            shown = steps if isinstance(key, slice) else repr(key)
+            raise BlockError(
+                f"tracer.iter[{shown}] counts steps from the end, which is not known",
+                remedy="count steps from 0, forwards: tracer.iter[2:5]",
                 line=user_line(sys._getframe(1)),
             )
-        return StepWise(self._recorder, start, stop, stride)
+        return StepWise(self._recorder, steps)
+
+
+def _picked(key: Any) -> Steps:
+    if isinstance(key, slice):
+        start, stop, stride = (0 if key.start is None else key.start, key.stop, 1 if key.step is None else key.step)
+        return Steps(0, operator.index(start), None if stop is None else operator.index(stop), operator.index(stride))
+    if isinstance(key, (list, tuple, range)):
+        listed = tuple(sorted({operator.index(each) for each in key}))
+        return Steps(0, 0, 0, listed=listed)
+    step = operator.index(key)
+    return Steps(0, step, step + 1)
 
 
 class StepWise:
@@ -37,27 +58,33 @@ class StepWise:
     ...         model.transformer.h[5].output[0][:] = 0
     ...     for step in tracer.iter[:5]:
     ...         logits = model.lm_head.output.save()
+
+    The body of the context runs once, so Python cannot look at a value in it; in the loop it runs for each step, and
+    can. A loop without an end that looks at values ends with the generation, be it by an early end of text.
     """
 
-    def __init__(self, recorder: Recorder, start: int, stop: int | None, stride: int) -> None:
+    def __init__(self, recorder: Recorder, steps: Steps) -> None:
         self._recorder = recorder
-        self._bounds = (start, stop, stride)
+        self._steps = steps
 
     def __enter__(self) -> StepWise:
-        self._recorder.enter_steps(*self._bounds)
+        self._recorder.enter_steps(self._steps)
         return self
 
     def __exit__(self, *error: object) -> None:
         self._recorder.leave_steps()
 
     def __iter__(self) -> Iterator[int]:
-        start, stop, stride = self._bounds
-        if stop is None:
-            stop = self._recorder.execution.steps()
-        outer = self._recorder.step
+        recorder, steps = self._recorder, self._steps
+        line = user_line(sys._getframe(1))
+        endless = steps.stop is None
+        outer, looks = recorder.enter_loop(line), recorder.looks
         try:
-            for step in range(start, stop, stride):
-                self._recorder.step = step
+            for step in steps.of(recorder.most_steps() if endless else sys.maxsize):
+                if endless and recorder.looks > looks and not recorder.happens(step, line):
+                    return
+                looks = recorder.looks
+                recorder.step = step
                 yield step
         finally:
-            self._recorder.step = outer
+            recorder.step = outer

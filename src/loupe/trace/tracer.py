@@ -6,10 +6,12 @@ import sys
 from types import TracebackType
 from typing import Any
 
+import torch
+
 from loupe.errors import BlockError
 from loupe.graph.graph import Graph
-from loupe.graph.node import RESULT, Site
-from loupe.trace.handles import unwrap
+from loupe.graph.node import RESULT, Site, Steps
+from loupe.trace.cache import Cache
 from loupe.trace.mount import mount, unmount
 from loupe.trace.proxy import Proxy
 from loupe.trace.recorder import Recorder
@@ -69,20 +71,66 @@ class Tracer:
 
     def all(self) -> StepWise:
         """Every step of a generation: `with tracer.all():`."""
-        return StepWise(self._recorder, 0, None, 1)
+        return StepWise(self._recorder, Steps(0, 0, None))
 
     @property
     def result(self) -> Proxy:
         """What the run returns as a whole: token ids `[batch, seq]` of a generation, the model's output of a trace."""
         return self._recorder.read(Site(RESULT, "output"))
 
+    def stop(self) -> None:
+        """End the pass here: once every line above is done, the rest of the model does not run.
+
+        >>> with model.trace("Hello") as tracer:
+        ...     early = model.transformer.h[3].output[0].save()
+        ...     tracer.stop()
+
+        A pass that has nothing left to do ends by itself; a stop also ends one in which nothing is saved, and a
+        generation. A line below that names a later module raises NotReachedError.
+        """
+        self._recorder.stop()
+
+    def cache(
+        self,
+        modules: Any = None,
+        *,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+        detach: bool = True,
+        include_output: bool = True,
+        include_inputs: bool = False,
+    ) -> Cache:
+        """Collect what passes at many modules: all of them, or those of a path, a pattern, a class, a list of these.
+
+        >>> with model.trace("The Eiffel Tower is in") as tracer:
+        ...     cache = tracer.cache(modules=["transformer.h.*.mlp", model.lm_head], dtype=torch.float16)
+        >>> cache["transformer.h.3.mlp"].output.shape
+        torch.Size([1, 5, 96])
+
+        Values are as the model goes on with them, after the block's own writes; in an invoke those of its rows; in a
+        generation those of each step, `cache[path][step]`. They are moved to `device` (each at once) and, where they
+        are floating-point numbers, to `dtype`; `detach=False` keeps them in the autograd graph. Inside
+        `with tracer.iter[2:5]:` only these steps are collected. Raises UnknownModuleError for a name that no module
+        has.
+        """
+        options = {
+            "device": None if device is None else str(device),
+            "dtype": dtype,
+            "detach": detach,
+            "outputs": include_output,
+            "inputs": include_inputs,
+        }
+        return self._recorder.cache(modules, options)
+
     def barrier(self, count: int) -> Barrier:
         """Accepted for programs that need one elsewhere: values cross invokes without it."""
         return Barrier(count)
 
     def collect_parameter_gradients(self, wanted: bool) -> None:
-        """Whether backward passes of the block also collect `.grad` on the model's own weights."""
+        """Whether backward passes, of the block and after it, also collect `.grad` on the model's own weights."""
         self._recorder.parameter_gradients = wanted
+        if wanted:
+            self._recorder.execution.collect_weights()
 
     def __enter__(self) -> Tracer:
         self._recorder.begin()
@@ -91,8 +139,9 @@ class Tracer:
             try:
                 if self._generation is not None:
                     self._recorder.execution.generate(self._generation)
+                    self._recorder.generates = True
                 if self._args or self._kwargs:
-                    self._recorder.execution.add_input(unwrap(self._args), unwrap(self._kwargs), self._recorder.line)
+                    self._recorder.add_input(self._args, self._kwargs, self._recorder.line)
             except BaseException:
                 self._close(failed=True)
                 raise
@@ -108,11 +157,15 @@ class Tracer:
         try:
             recorder.save_containers()
             recorder.end()
-            outcome = recorder.execution.finish()
+            outcome = recorder.execution.finish() if recorder.session is None else None
         except BaseException:
             self._close(failed=True)
             raise
         self._close(failed=False)
+        if outcome is None:
+            assert recorder.session is not None
+            recorder.session.add(recorder)
+            return
         recorder.fill(outcome.results)
         if outcome.error is not None:
             raise outcome.error
@@ -143,7 +196,7 @@ class Invoke:
         if recorder.in_invoke:
             raise BlockError("an invoke stands inside another", remedy="put invokes one after the other", line=line)
         if self._args or self._kwargs:
-            recorder.invoke = recorder.execution.add_input(unwrap(self._args), unwrap(self._kwargs), line)
+            recorder.invoke = recorder.add_input(self._args, self._kwargs, line)
         recorder.in_invoke = True
         return self
 

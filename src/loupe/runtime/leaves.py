@@ -1,0 +1,115 @@
+"""Tell which leaf tensors a run tracks gradients of: the user's own, and the weights that a block asks about."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Generator, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import nn
+
+from loupe.graph.node import constants_in, is_within
+from loupe.graph.opset import TRACKING
+from loupe.runtime.host import Batch
+from loupe.runtime.plan import Plan
+from loupe.runtime.tensors import tensors_in
+
+
+def leaves_of(tensor: torch.Tensor) -> Iterator[torch.Tensor]:
+    """The leaf tensors that a tensor was made from, and that collect gradients."""
+    if tensor.is_leaf:
+        if tensor.requires_grad:
+            yield tensor
+        return
+    stack, seen = [tensor.grad_fn], set()
+    while stack:
+        function = stack.pop()
+        if function is None or function in seen:
+            continue
+        seen.add(function)
+        variable = getattr(function, "variable", None)
+        if variable is not None:
+            yield variable
+        stack.extend(following for following, _ in function.next_functions)
+
+
+class Leaves:
+    """Tells the user's own leaf tensors from the weights of a model, which require a gradient only where one is asked.
+
+    `attached` are the paths of modules of the user's, `given` looks up what comes into the run from outside. With
+    `collects` every weight is asked for.
+    """
+
+    def __init__(
+        self,
+        modules: Callable[[str], nn.Module],
+        attached: Collection[str],
+        given: Callable[[str], Any],
+        *,
+        collects: bool,
+    ) -> None:
+        self._modules = modules
+        self._attached = attached
+        self._given = given
+        self._collects = collects
+
+    def weights(self) -> dict[int, nn.Parameter]:
+        """The model's own parameters, by their ids."""
+        named = self._modules("").named_parameters(remove_duplicate=False)
+        return {id(weight): weight for path, weight in named if not is_within(path, self._attached)}
+
+    def needs_grad(self, plan: Plan, batch: Batch) -> bool:
+        """Whether a gradient could be asked for: by a backward pass, or after the block by what requires one."""
+        if plan.graph.backwards or self._collects:
+            return True
+        if not torch.is_grad_enabled():
+            return False
+        tracking = any(node.kind == "apply" and node.target in TRACKING for node in plan.graph)
+        return tracking or self._are_used(plan, batch)
+
+    def _are_used(self, plan: Plan, batch: Batch) -> bool:
+        """Whether the run would give values that require a gradient of something of the user's, were it a plain call."""
+        graph = plan.graph
+        used = [tensor for tensor in tensors_in((batch.args, batch.kwargs)) if tensor.requires_grad]
+        live = [graph[node] for node in plan.live]
+        if any(isinstance(value, torch.Tensor) and value.requires_grad for value in graph.constants):
+            used += [graph.constants[const.index] for node in live for const in constants_in(node)]
+        used += [self._given(node.target) for node in live if node.kind == "given"]
+        for node in live if self._attached else ():
+            if node.kind == "call" and is_within(node.target, self._attached):
+                used += self._modules(node.target).parameters()
+        tracked = [value for value in used if isinstance(value, torch.Tensor) and value.requires_grad]
+        if not tracked:
+            return False
+        weights = self.weights()
+        return any(id(leaf) not in weights for tensor in tracked for leaf in leaves_of(tensor))
+
+    def asked(self, plan: Plan) -> frozenset[str] | None:
+        """The paths of the weights that have to require a gradient during a run; None for all of them.
+
+        A backward pass of the block says itself what collects, and needs all: a value may be read where the model has
+        used it already. One after the block is torch's own, which lets everything collect that requires a gradient.
+        """
+        graph = plan.graph
+        if self._collects or graph.backwards:
+            return None
+        nodes = [ref for node in graph if node.kind == "apply" and node.target in TRACKING for ref in node.refs()]
+        return frozenset(graph[node].target for node in nodes if graph[node].kind == "parameter")
+
+    @contextmanager
+    def alone(self, asked: frozenset[str] | None) -> Generator[None]:
+        """Let the other weights require no gradient for a while."""
+        if asked is None:
+            yield
+            return
+        places = [path.rpartition(".") for path in asked]
+        wanted = {id(getattr(self._modules(owner), name)) for owner, _, name in places}
+        aside = [w for w in self.weights().values() if w.requires_grad and w.is_leaf and id(w) not in wanted]
+        for weight in aside:
+            weight.requires_grad_(False)
+        try:
+            yield
+        finally:
+            for weight in aside:
+                weight.requires_grad_(True)

@@ -1,0 +1,84 @@
+"""Run a block on tensors without data: every value has its shape and dtype, and no weights are needed."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Generator, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from typing import Any
+
+import torch
+from torch import nn
+
+from loupe.errors import InputError
+from loupe.graph.graph import Graph
+from loupe.graph.node import Event, Site
+from loupe.runtime.host import Batch, Host, Input
+from loupe.runtime.meta import MetaMode, Scanner, to_meta
+
+
+class MetaHost:
+    """A host's model without data: the same inputs, the same modules, and nothing but shapes and dtypes in them."""
+
+    def __init__(self, host: Host, scanner: Scanner) -> None:
+        self._host = host
+        self._scanner = scanner
+        self.lock = threading.RLock()
+
+    @property
+    def module(self) -> nn.Module:
+        """The copy of the model that has no data."""
+        return self._scanner.twin()
+
+    @property
+    def prefix(self) -> str:
+        """Its path in the model whose paths sites use."""
+        return self._host.prefix
+
+    def load(self) -> None:
+        """No weights are needed."""
+
+    def merge(self, inputs: Sequence[Input], generation: dict[str, Any] | None = None) -> Batch:
+        """The call of the model, with floating-point inputs without data."""
+        if generation is not None:
+            raise InputError(
+                "a scan is one forward pass, and cannot generate",
+                remedy="use trace-like blocks in scan(...), and model.generate(...) for tokens",
+                line=inputs[-1].line if inputs else None,
+            )
+        batch = self._host.merge(inputs)
+        return Batch(to_meta(batch.args), to_meta(batch.kwargs), batch.rows, batch.total)
+
+    def call(self, batch: Batch) -> Any:
+        """The forward pass."""
+        return self.module(*batch.args, **batch.kwargs)
+
+    def steps(self, batch: Batch) -> int:
+        """A forward pass is one step."""
+        return 1
+
+    def settings(self, graph: Graph, module: nn.Module) -> AbstractContextManager[None]:
+        """What the model runs with, and the mode that lets tensors with and without data meet."""
+        return self._without_data(self._host.settings(graph, module))
+
+    def settings_key(self, graph: Graph) -> str:
+        """As for the model itself."""
+        return self._host.settings_key(graph)
+
+    def stand_in(self, site: Site) -> Site | None:
+        """As for the model itself."""
+        return self._host.stand_in(site)
+
+    def reorders(self, event: Event) -> bool:
+        """Without data nothing depends on the data."""
+        return False
+
+    @contextmanager
+    def _without_data(self, settings: AbstractContextManager[None]) -> Generator[None]:
+        with settings, MetaMode():
+            yield
+
+
+def has_no_data(value: Any) -> bool:
+    """Whether a value is a tensor of which only shape and dtype are known."""
+    return isinstance(value, torch.Tensor) and value.is_meta

@@ -1,0 +1,294 @@
+"""Group blocks: what one computes may be used in the next without saving, and they run when the session ends."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Generator, Iterable
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from types import TracebackType
+from typing import Any
+
+import torch
+
+from loupe.errors import BlockError, Line
+from loupe.trace.between import Between, RandomState, random_state, same_state, set_random_state
+from loupe.trace.containers import find_proxies, replace_proxies
+from loupe.trace.mount import mount, unmount
+from loupe.trace.proxy import Cell, Proxy, settle
+from loupe.trace.recorder import Recorder, open_recorders
+
+_open = threading.local()
+
+
+def open_sessions() -> list[Session]:
+    """The sessions that are open in this thread, the innermost last."""
+    stack: list[Session] | None = getattr(_open, "stack", None)
+    if stack is None:
+        stack = []
+        _open.stack = stack
+    return stack
+
+
+@dataclass(slots=True)
+class Passed:
+    """A value that blocks take from an earlier one; `takers` are those that have not run."""
+
+    cell: Cell
+    recorder: Recorder
+    node: int
+    takers: set[int] = field(default_factory=set)
+
+
+@dataclass(slots=True)
+class Waiting:
+    """A block that has ended and has not run; `random` is given where it does not go on from the block before it."""
+
+    recorder: Recorder
+    random: RandomState | None
+
+
+class Session:
+    """Several blocks on one model, which run together when the session ends.
+
+    >>> with model.session():
+    ...     with model.trace("The Eiffel Tower is in"):
+    ...         hidden = model.transformer.h[4].output[0]             # not saved, used in the next block
+    ...     with model.trace("The Colosseum is in"):
+    ...         model.transformer.h[4].output[0][:] = hidden
+    ...         logits = model.output.save()
+
+    A value that Python needs between the blocks (`if`, `float`, `print`) lets the blocks up to its own run at once, and
+    so does a line that changes a tensor which a block uses, or draws random numbers: each block computes what it
+    would alone. A list or dict saved in the session takes values of all its blocks. `print(session)` lists the blocks.
+    `key` tells whose blocks belong to it: those of a model and of its edited copies; `weights` gives its tensors.
+    """
+
+    def __init__(self, key: object, line: Line, weights: Callable[[], Iterable[torch.Tensor]]) -> None:
+        self.key = key
+        self.line = line
+        self.containers: list[Any] = []
+        self._between = Between(self.run_waiting, weights, self._known_values)
+        self._blocks: list[Recorder] = []
+        self._places: dict[int, int] = {}
+        self._waiting: list[Waiting] = []
+        self._passed: dict[str, Passed] = {}
+        self._random: RandomState = []
+        self._running = False
+        self._over = False
+
+    # -- the blocks ----------------------------------------------------------------------------------------------------
+
+    def open_recorder(self) -> Recorder | None:
+        """The block of this session that is open in this thread."""
+        return next((each for each in reversed(open_recorders()) if each.session is self), None)
+
+    def add(self, recorder: Recorder) -> None:
+        """Take a block that has ended; one whose pass stands still already is run at once, to let go of the model."""
+        self._places[id(recorder)] = len(self._blocks)
+        self._blocks.append(recorder)
+        now = random_state()
+        follows = bool(self._waiting) and same_state(now, self._random)
+        self._random = now
+        self._waiting.append(Waiting(recorder, None if follows else now))
+        self._between.note(recorder)
+        if recorder.execution.begun():
+            self.run_waiting()
+
+    def before(self, run: object) -> None:
+        """A run is about to begin: the blocks that stand before it run first."""
+        if not self._running:
+            places = [place for place, each in enumerate(self._waiting) if each.recorder.execution is run]
+            self.run_waiting(places[0] if places else None)
+
+    def run_waiting(self, count: int | None = None) -> None:
+        """Run the blocks that wait, or the first ones; whatever the user still holds of them is kept."""
+        count = len(self._waiting) if count is None else count
+        if not count:
+            return
+        now = random_state()
+        with self._apart():
+            for _ in range(count):
+                self._run(self._waiting.pop(0))
+        if self._waiting:  # the next goes on from here, the user's own random numbers from where they were
+            if self._waiting[0].random is None:
+                self._waiting[0].random = random_state()
+            set_random_state(now)
+        elif not same_state(now, self._random):
+            set_random_state(now)
+
+    def _run(self, waiting: Waiting) -> None:
+        recorder = waiting.recorder
+        if not self._over:
+            recorder.keep_handles()
+        if waiting.random is not None:
+            set_random_state(waiting.random)
+        try:
+            outcome = recorder.execution.finish()
+        except BaseException:
+            recorder.failed = True
+            recorder.execution.abandon()
+            raise
+        finally:
+            self._let_go(recorder)
+        recorder.fill(outcome.results)
+        recorder.drop_kept()
+        if outcome.error is not None:
+            raise outcome.error
+
+    @contextmanager
+    def _apart(self) -> Generator[None]:
+        """What runs now is no line of a block that is open."""
+        inside = [each for each in open_recorders() if not each.aside]
+        waits, self._between.waits, self._running = self._between.waits, False, True
+        for each in inside:
+            each.aside = True
+        try:
+            yield
+        finally:
+            for each in inside:
+                each.aside = False
+            self._between.waits, self._running = waits, False
+            if not self._waiting:
+                self._between.forget()
+
+    def waits_for(self, recorder: Recorder) -> bool:
+        """Whether a block has ended and has not run."""
+        return self._place(recorder) is not None
+
+    def _place(self, recorder: Recorder) -> int | None:
+        """The place of a block among those that wait."""
+        return next((place for place, each in enumerate(self._waiting) if each.recorder is recorder), None)
+
+    # -- values --------------------------------------------------------------------------------------------------------
+
+    def settle(self, recorder: Recorder) -> bool:
+        """Let a block run, if it waits; returns whether it did."""
+        place = self._place(recorder)
+        if place is None:
+            return False
+        self.run_waiting(place + 1)
+        return True
+
+    def save(self, proxy: Proxy) -> bool:
+        """Keep a value of a block that has ended past the session; returns whether it is there or comes."""
+        recorder, cell = proxy._recorder, proxy._cell
+        if self.waits_for(recorder):
+            recorder.kept.discard(recorder.keep(proxy).name)
+        elif cell is None or not cell.filled:
+            return False
+        elif cell.name in recorder.kept:
+            recorder.kept.discard(cell.name)
+            settle(proxy)
+        return True
+
+    def name_of(self, proxy: Proxy, taker: Recorder) -> str | None:
+        """The name under which a later block gets an unsaved value; None for a value that is no longer the session's."""
+        recorder, cell = proxy._recorder, proxy._cell
+        if self.waits_for(recorder):
+            cell = recorder.keep(proxy)
+        elif cell is None or not cell.filled or cell.name not in recorder.kept:
+            return None
+        name = f"block{self._places[id(recorder)]}.{cell.name}"
+        passed = self._passed.setdefault(name, Passed(cell, recorder, proxy._ref.node))
+        passed.takers.add(id(taker))
+        return name
+
+    def value(self, name: str) -> Any:
+        """The value that a block gets under a name: the blocks before it run, if they have not."""
+        passed = self._passed[name]
+        self.settle(passed.recorder)
+        if not passed.cell.filled:
+            raise BlockError(
+                "a value of an earlier block of the session was not reached, so this block cannot use it",
+                remedy="mend the block that should have made it",
+                line=passed.recorder.graph[passed.node].line,
+            )
+        return passed.cell.value
+
+    def describe(self, name: str) -> Any:
+        """The value that a block gets under a name, without data."""
+        passed = self._passed[name]
+        return self._described(passed.cell, passed.recorder, passed.node)
+
+    def described(self, proxy: Proxy) -> Any:
+        """A value of a block that has ended, without data where that can be had without a run."""
+        return self._described(proxy._cell, proxy._recorder, proxy._ref.node)
+
+    def _described(self, cell: Cell | None, recorder: Recorder, node: int) -> Any:
+        if cell is not None and cell.filled:
+            return cell.value
+        found = recorder.execution.describe(node)
+        if recorder.execution.begun():  # only a run could tell
+            self.settle(recorder)
+        return found
+
+    def _known_values(self) -> list[Any]:
+        """What blocks that wait take from blocks that have run."""
+        return [passed.cell.value for passed in self._passed.values() if passed.cell.filled]
+
+    def _let_go(self, recorder: Recorder) -> None:
+        """A block has run: what nobody else takes is not kept for it any more."""
+        for name in recorder.given:
+            passed = self._passed.get(name)
+            if passed is not None:
+                passed.takers.discard(id(recorder))
+                if not passed.takers:
+                    del self._passed[name]
+
+    def _save_containers(self) -> None:
+        found: list[Proxy] = []
+        for container in self.containers:
+            find_proxies(container, lambda proxy: proxy._recorder.session is self, found)
+        for proxy in found:
+            self.save(proxy)
+
+    # -- the session's life --------------------------------------------------------------------------------------------
+
+    def __enter__(self) -> Session:
+        if self._over:
+            raise BlockError("a session is opened again", remedy="open a new one: model.session()", line=self.line)
+        if any(each.key is self.key for each in open_sessions()):
+            raise BlockError(
+                "a session is already open on this model in this thread", remedy="end it first", line=self.line
+            )
+        if any(recorder.session is None and recorder.open for recorder in open_recorders()):
+            raise BlockError(
+                "a session is opened inside a block", remedy="open the session first, and blocks in it", line=self.line
+            )
+        open_sessions().append(self)
+        mount()
+        self._between.__enter__()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._between.__exit__(kind, error, traceback)
+        unmount()
+        open_sessions().remove(self)
+        self._over = True
+        try:
+            if kind is None:
+                self._save_containers()
+                self.run_waiting()
+                for container in self.containers:
+                    replace_proxies(container, lambda proxy: proxy._recorder.session is self)
+        finally:
+            for each in self._waiting:
+                each.recorder.failed = True
+                each.recorder.execution.abandon()
+            for recorder in self._blocks:
+                recorder.forget_kept()
+                recorder.session = None
+            self._waiting.clear()
+            self._passed.clear()
+            self.containers.clear()
+            self._between.forget()
+
+    def __str__(self) -> str:
+        rows = []
+        for place, recorder in enumerate(self._blocks):
+            state = "waits" if self.waits_for(recorder) else "has run"
+            rows.append(f"block {place}, {state}: {len(recorder.graph)} nodes  # {recorder.line}")
+        return "\n".join(rows) or "(empty session)"

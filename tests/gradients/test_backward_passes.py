@@ -1,0 +1,246 @@
+"""Hold backward passes of a block, several and in any order, against plain autograd with hooks on tensors."""
+
+import copy
+
+import pytest
+import torch
+
+from loupe import LanguageModel
+from loupe.errors import BlockError, NotReachedError, OperationError, WriteError
+from tests import tiny
+from tests.gradients.by_hand import IDS, blocks_of, gradients, keeping
+
+FAMILIES = ["gpt2", "llama"]
+
+
+def model_of(family):
+    model = LanguageModel(tiny.hf_model(family))
+    return model, model.get(tiny.BLOCKS[family])
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_lines_in_and_around_backward_blocks_may_stand_in_any_order(family):
+    first, second = (gradients(family, loss_of=lambda logits, t=t: logits[0, -1, t]) for t in (3, 8))
+    model, layers = model_of(family)
+    with model.trace(IDS):
+        last = layers[2].output
+        logits = model.output
+        early = layers[0].output
+        one = logits[0, -1, 3]
+        with one.backward(retain_graph=True):
+            product = early.grad * last.grad
+            found = [last.grad.save(), layers[1].output.grad.save(), early.grad.save()]
+        with logits[0, -1, 8].backward():
+            again = [early.grad.save(), last.grad.save()]
+        kept = product.save()
+        plain = layers[1].output.grad.save()
+    for gradient, expected in zip(found, reversed(first), strict=True):
+        torch.testing.assert_close(gradient.value, expected)
+    torch.testing.assert_close(kept.value, first[0] * first[2])
+    torch.testing.assert_close(again[0].value, second[0])
+    torch.testing.assert_close(again[1].value, second[2])
+    torch.testing.assert_close(plain.value, second[1])  # outside such blocks it is the last pass
+
+
+def test_a_gradient_given_to_backward_weighs_the_loss():
+    weights = torch.linspace(-1, 1, 4 * 64).view(1, 4, 64)
+    want = gradients("gpt2", loss_of=lambda logits: (logits * weights).sum())
+    model, layers = model_of("gpt2")
+    for call in (lambda loss: loss.backward(weights), lambda loss: loss.backward(gradient=weights)):
+        with model.trace(IDS):
+            hidden = layers[1].output
+            call(model.output)
+            found = hidden.grad.save()
+        torch.testing.assert_close(found.value, want[1])
+
+
+def test_each_invoke_may_run_its_own_backward_pass():
+    prompts = [torch.tensor([[5, 9, 2, 7]]), torch.tensor([[3, 8, 1, 6], [2, 2, 9, 4]])]
+    model, layers = model_of("gpt2")
+    found = []
+    with model.trace() as tracer:
+        for prompt in prompts:
+            with tracer.invoke(prompt):
+                hidden = [layer.output for layer in layers]
+                with model.output[:, -1, 0].sum().backward():
+                    found += [each.grad.save() for each in hidden]
+    want = gradients("gpt2", prompts[0]) + gradients("gpt2", prompts[1])
+    for gradient, expected in zip(found, want, strict=True):
+        torch.testing.assert_close(gradient.value, expected, atol=1e-5, rtol=1e-4)
+
+
+def test_a_gradient_saved_before_it_is_replaced_stays_what_it_was():
+    want = gradients("gpt2")
+    model, layers = model_of("gpt2")
+    with model.trace(IDS):
+        early, hidden = layers[0].output, layers[1].output
+        with model.output[:, -1, 0].sum().backward():
+            before = hidden.grad.save()
+            hidden.grad = hidden.grad * 2
+            after = hidden.grad.save()
+            doubled = early.grad.save()
+    torch.testing.assert_close(before.value, want[1])
+    torch.testing.assert_close(after.value, want[1] * 2)
+    torch.testing.assert_close(doubled.value, want[0] * 2)
+
+
+def test_a_blocks_output_and_the_next_ones_input_have_one_gradient():
+    want = gradients("gpt2")
+    model, layers = model_of("gpt2")
+    with model.trace(IDS):
+        output, given = layers[1].output, layers[2].input
+        early = layers[0].output
+        with model.output[:, -1, 0].sum().backward():
+            before = given.grad.clone().save()
+            output.grad = output.grad * 2
+            between = given.grad.clone().save()
+            given.grad[:, :2] = 0
+            after = output.grad.save()
+            reached = early.grad.save()
+
+    def change(gradient):
+        gradient = gradient * 2
+        gradient[:, :2] = 0
+        return gradient
+
+    def hook(hidden):
+        hidden = hidden.clone()
+        hidden.register_hook(change)
+        return hidden
+
+    torch.testing.assert_close(before.value, want[1])
+    torch.testing.assert_close(between.value, want[1] * 2)
+    torch.testing.assert_close(after.value, change(want[1].clone()))
+    torch.testing.assert_close(reached.value, gradients("gpt2", change={blocks_of("gpt2")[1]: hook})[0])
+
+
+def test_gradients_of_inputs_operations_and_values_in_between_are_those_of_autograd():
+    hf = copy.deepcopy(tiny.hf_model("gpt2"))  # the library leaves hooks on a model that gives its patterns
+    hf.set_attn_implementation("eager")
+    with keeping(hf, blocks_of("gpt2")) as kept:
+        output = hf(IDS, output_attentions=True)
+        norm, pattern = kept["transformer.h.2"].norm(dim=-1), output.attentions[1]
+        norm.retain_grad()
+        pattern.retain_grad()
+        (output.logits[0, -1, 0] + norm.sum()).backward()
+        want = [kept["transformer.h.0"].grad, pattern.grad, norm.grad]
+    model, layers = model_of("gpt2")
+    with model.trace(IDS):
+        given = layers[1].input
+        pattern = layers[1].attn.ops.softmax[0].output
+        norm = layers[2].output.norm(dim=-1)
+        with (model.output[0, -1, 0] + norm.sum()).backward():
+            found = [each.grad.save() for each in (given, pattern, norm)]
+    for gradient, expected in zip(found, want, strict=True):
+        torch.testing.assert_close(gradient.value, expected, atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("invokes", [False, True])
+def test_logits_have_the_gradient_of_a_loss_that_the_model_computes_of_them(invokes):
+    logits = tiny.hf_model("gpt2")(IDS).logits.detach().requires_grad_()
+    torch.nn.functional.cross_entropy(logits[0, :-1], IDS[0, 1:]).backward()
+    model, _ = model_of("gpt2")
+    with model.trace(*(() if invokes else (IDS,)), **({} if invokes else {"labels": IDS})) as tracer:
+        if invokes:
+            with tracer.invoke(IDS, labels=IDS):
+                output = model.output
+        else:
+            output = model.output
+        output.loss.backward()
+        found = output.grad.save()
+    torch.testing.assert_close(found.value, logits.grad)
+
+
+def test_rows_that_the_loss_takes_directly_keep_their_whole_gradient():
+    def loss_of(kept, logits):
+        return logits[:, -1, 0].sum() + kept["transformer.h.1"].pow(2).sum()
+
+    hf = tiny.hf_model("gpt2")
+    with keeping(hf, blocks_of("gpt2")) as kept:
+        loss_of(kept, hf(IDS).logits).backward()
+        want = kept["transformer.h.1"].grad
+    model, layers = model_of("gpt2")
+    with model.trace() as tracer:
+        with tracer.invoke(IDS * 0 + 1):
+            layers[0].output[:] = 0
+        with tracer.invoke(IDS):
+            hidden = layers[1].output.save()
+            hidden.retain_grad()
+            (model.output[:, -1, 0].sum() + hidden.pow(2).sum()).backward(retain_graph=True)
+            once = hidden.grad.save()
+            (model.output[:, -1, 0].sum() + hidden.pow(2).sum()).backward()
+    torch.testing.assert_close(once.value, want, atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(hidden.grad, want * 2, atol=1e-5, rtol=1e-4)
+
+
+def test_a_peek_at_a_gradient_sees_the_real_one_and_the_block_goes_on():
+    want = gradients("gpt2")
+    model, layers = model_of("gpt2")
+    with torch.no_grad(), model.trace(IDS):
+        early, late = layers[0].output, layers[2].output
+        scale = float(late.norm())  # this pass has no autograd: the next line needs another
+        with model.output[:, -1, 0].sum().backward():
+            if float(late.grad.norm()) > 0:
+                late.grad = late.grad * 2
+            found = early.grad.save()
+    assert scale > 0
+    torch.testing.assert_close(found.value, want[0] * 2)
+
+
+def _twice(model, hidden):
+    loss = model.output[0, -1, 0]
+    loss.backward()
+    hidden.grad.save()
+    loss.backward()
+    hidden.grad.save()
+
+
+def _in_place(model, hidden):
+    early = model.transformer.h[0].output
+    hidden[:] = hidden * hidden[..., :1]
+    model.output[0, -1, 0].backward()
+    early.grad.save()
+
+
+def _replaced(model, hidden, value):
+    with model.output[0, -1, 0].backward():
+        hidden.grad = value
+
+
+def _tuple(model, hidden):
+    value = model.transformer.h[1].attn.output
+    model.output[0, -1, 0].backward()
+    value.grad.save()
+
+
+MISTAKES = {
+    "no number": (lambda model, hidden: model.output.backward(), OperationError, "loss.sum().backward()"),
+    "twice": (_twice, OperationError, "retain_graph=True"),
+    "in place": (_in_place, OperationError, "module.output = value"),
+    "nobody asks": (lambda model, hidden: model.output.sum().backward(), OperationError, "x.grad"),
+    "integers": (lambda model, hidden: model.output.argmax().backward(), OperationError, "floating-point"),
+    "detached": (
+        lambda model, hidden: (model.output.sum().backward(), hidden.detach().grad.save()),
+        NotReachedError,
+        "detached",
+    ),
+    "no backward": (lambda model, hidden: hidden.grad.save(), NotReachedError, "call loss.backward()"),
+    "another shape": (lambda m, h: _replaced(m, h, torch.zeros(3, 3)), WriteError, "assign a number"),
+    "none": (lambda model, hidden: _replaced(model, hidden, None), WriteError, "assign a number"),
+    "a tuple": (_tuple, OperationError, "x[0].grad"),
+    "unknown option": (lambda model, hidden: model.output.sum().backward(keep=1), BlockError, "retain_graph"),
+    "inputs": (lambda model, hidden: model.output.sum().backward(inputs=[hidden]), BlockError, "x.grad"),
+    "a hook": (lambda model, hidden: hidden.register_hook(print), BlockError, "x.grad"),
+}
+
+
+@pytest.mark.parametrize("mistake", MISTAKES)
+def test_a_mistake_is_named_with_its_line_and_the_way_out(mistake):
+    block, kind, remedy = MISTAKES[mistake]
+    model, layers = model_of("gpt2")
+    with pytest.raises(kind) as caught, model.trace(IDS):
+        block(model, layers[1].output)
+    assert remedy in caught.value.remedy
+    assert caught.value.line.filename == __file__
+    with model.trace(IDS):
+        assert model.output.save().shape == (1, 4, 64)

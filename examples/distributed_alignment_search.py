@@ -1,9 +1,9 @@
 """Find the few directions in which the bundled model carries a city: learn a rotation that swaps it between prompts.
 
-The method is distributed alignment search:
-Geiger et al., "Finding Alignments Between Interpretable Causal Variables and Distributed Neural Representations" (2023).
-A rotation of the hidden states is learned, and nothing else. In the rotated basis the first coordinates are taken from
-a run on another prompt (an interchange intervention), and the model is to answer with the city of that other prompt.
+The method is distributed alignment search: Geiger et al., "Finding Alignments Between Interpretable Causal Variables
+and Distributed Neural Representations" (2023). A rotation of the hidden states is learned, and nothing else. In the
+rotated basis the first coordinates are taken from a run on another prompt (an interchange intervention), and the model
+is to answer with the city of that other prompt.
 """
 
 from __future__ import annotations

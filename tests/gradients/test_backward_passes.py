@@ -173,6 +173,65 @@ def test_rows_that_the_loss_takes_directly_keep_their_whole_gradient():
     torch.testing.assert_close(hidden.grad, want * 2, atol=1e-5, rtol=1e-4)
 
 
+@pytest.mark.parametrize("invokes", [False, True])
+def test_a_value_that_a_line_below_changes_in_place_has_the_gradient_that_it_had_above(invokes):
+    scale = torch.linspace(0.5, 1.5, 32, requires_grad=True)
+
+    def change(hidden):
+        return hidden * scale * hidden[..., :1].tanh()
+
+    want = gradients("gpt2", change={"transformer.h.1": change})[0]
+    want_scale, scale.grad = scale.grad, None
+    model, layers = model_of("gpt2")
+
+    def block():
+        early, hidden = layers[0].output, layers[1].output
+        hidden[:] = hidden * scale * hidden[..., :1].tanh()
+        model.output[:, -1, 0].sum().backward()
+        return early.grad.save()
+
+    with model.trace(*(() if invokes else (IDS,))) as tracer:
+        if invokes:
+            with tracer.invoke(IDS):
+                found = block()
+            with tracer.invoke(IDS + 1):  # both prompts' rows of one tensor are changed in place
+                layers[1].output[:, 0] = 0
+        else:
+            found = block()
+    torch.testing.assert_close(found.value, want, atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(scale.grad, want_scale, atol=1e-5, rtol=1e-4)
+
+
+def test_a_look_at_what_has_passed_adds_no_gradient_twice():
+    probe = torch.nn.Linear(32, 1)
+    with keeping(tiny.hf_model("gpt2"), blocks_of("gpt2")) as kept:
+        tiny.hf_model("gpt2")(IDS)
+        probe(kept["transformer.h.1"]).sum().backward()
+    want, probe.weight.grad = probe.weight.grad, None
+    model, layers = model_of("gpt2")
+    with model.trace(IDS):
+        probe(layers[1].output).sum().backward()
+        late = float(layers[2].output.norm())
+        early = float(layers[0].output.norm())  # the pass went by there: another one begins
+        found = layers[0].output.save()
+    assert late > 0
+    assert early == pytest.approx(float(found.detach().norm()))
+    torch.testing.assert_close(probe.weight.grad, want)
+
+
+def test_a_gradient_that_only_a_peek_asks_for_keeps_nobody_from_going_on():
+    want = gradients("gpt2")
+    model, layers = model_of("gpt2")
+    with model.trace(IDS):
+        hidden = layers[1].output
+        model.output[:, -1, 0].sum().backward()
+        norm = float(hidden.grad.norm())
+        float(layers[0].output.norm())
+        logits = model.output.save()
+    assert norm == pytest.approx(float(want[1].norm()), rel=1e-4)
+    assert logits.shape == (1, 4, 64)
+
+
 def test_a_peek_at_a_gradient_sees_the_real_one_and_the_block_goes_on():
     want = gradients("gpt2")
     model, layers = model_of("gpt2")
@@ -195,13 +254,6 @@ def _twice(model, hidden):
     hidden.grad.save()
 
 
-def _in_place(model, hidden):
-    early = model.transformer.h[0].output
-    hidden[:] = hidden * hidden[..., :1]
-    model.output[0, -1, 0].backward()
-    early.grad.save()
-
-
 def _replaced(model, hidden, value):
     with model.output[0, -1, 0].backward():
         hidden.grad = value
@@ -216,7 +268,6 @@ def _tuple(model, hidden):
 MISTAKES = {
     "no number": (lambda model, hidden: model.output.backward(), OperationError, "loss.sum().backward()"),
     "twice": (_twice, OperationError, "retain_graph=True"),
-    "in place": (_in_place, OperationError, "module.output = value"),
     "nobody asks": (lambda model, hidden: model.output.sum().backward(), OperationError, "x.grad"),
     "integers": (lambda model, hidden: model.output.argmax().backward(), OperationError, "floating-point"),
     "detached": (

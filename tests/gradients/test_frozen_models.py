@@ -111,8 +111,9 @@ def test_prompts_of_one_frozen_pass_have_the_gradients_of_each_alone():
                 losses.append(model.output[:, -1, 0].sum())
         with (losses[0] + losses[1]).backward():
             found = [[each.grad.save() for each in every] for every in hidden]
-    for gradient, expected in zip(sum(found, []), sum(want, []), strict=True):
-        torch.testing.assert_close(gradient.value, expected, atol=1e-5, rtol=1e-4)
+    for gradients_found, expected in zip(found, want, strict=True):
+        for gradient, each in zip(gradients_found, expected, strict=True):
+            torch.testing.assert_close(gradient.value, each, atol=1e-5, rtol=1e-4)
 
 
 def test_inputs_and_tensors_of_the_user_do_not_require_a_gradient_afterwards():

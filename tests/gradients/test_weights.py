@@ -80,6 +80,28 @@ def test_all_weights_collect_where_the_trace_says_so(model, want):
         torch.testing.assert_close(parameter.grad, want[name])
 
 
+def test_all_weights_collect_in_a_backward_pass_after_the_block_where_the_trace_says_so(model, want):
+    with model.trace(IDS, parameter_gradients=True):
+        loss = model.output.sum().save()
+    loss.backward()
+    for name, parameter in model._model.named_parameters():
+        torch.testing.assert_close(parameter.grad, want[name])
+
+
+def test_a_backward_pass_after_the_block_leaves_the_weights_alone(model):
+    probe = torch.nn.Linear(32, 1)
+    with model.trace(IDS):
+        hidden = model.transformer.h[1].output.save()
+        hidden.retain_grad()
+        loss = probe(hidden).pow(2).sum().save()
+    loss.backward()
+    want = torch.autograd.grad(probe(hidden.detach().requires_grad_(True)).pow(2).sum(), probe.weight)[0]
+    torch.testing.assert_close(probe.weight.grad, want)
+    assert hidden.grad.abs().sum() > 0
+    assert weights_with_gradients(model._model) == []
+    assert all(parameter.requires_grad for parameter in model._model.parameters())
+
+
 def test_a_direction_made_of_weights_outside_the_block_asks_for_nothing(model):
     direction = model.lm_head.weight[5] - model.lm_head.weight[6]
     assert direction.requires_grad

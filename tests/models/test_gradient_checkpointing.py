@@ -134,14 +134,7 @@ def x():
     return torch.randn(3, 8, generator=torch.Generator().manual_seed(2))
 
 
-UNTRACKED = pytest.mark.xfail(
-    strict=True,
-    raises=OperationError,
-    reason="autograd begins at the first value that is read, and in the second run nothing is read",
-)
-
-
-@pytest.mark.parametrize("weights", [True, pytest.param(False, marks=UNTRACKED)], ids=["weights too", "values alone"])
+@pytest.mark.parametrize("weights", [True, False], ids=["weights too", "values alone"])
 def test_gradients_inside_a_checkpointed_part_are_those_of_autograd_by_hand(weights, x):
     module = checkpointed()
     first = module.a(x).detach().requires_grad_()

@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import nn
 from torch.ao.quantization import quantize_dynamic
+from transformers import AutoModelForCausalLM, BitsAndBytesConfig, LlamaConfig
 
 from loupe import LanguageModel
 from loupe.errors import NotReachedError, OperationError, RowsError
@@ -110,6 +111,30 @@ def test_invokes_of_a_model_with_quantized_weights_give_what_each_gives_alone(qu
     with torch.no_grad():
         torch.testing.assert_close(short.value, hf(torch.tensor([[3, 4]])).logits, atol=1e-5, rtol=1e-4)
         torch.testing.assert_close(long.logits, hf(IDS).logits, atol=1e-5, rtol=1e-4)
+
+
+def test_a_model_loaded_in_4_bits_is_read_and_written_as_by_hooks(tmp_path):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        pytest.importorskip("bitsandbytes")
+        torch.manual_seed(0)
+        sizes = {"hidden_size": 64, "intermediate_size": 64}  # it computes in blocks of 64
+        whole = AutoModelForCausalLM.from_config(LlamaConfig(**{**tiny.SMALL, **sizes}, **tiny.TOKENS))
+        whole.save_pretrained(tmp_path)
+        tiny.tokenizer().save_pretrained(tmp_path)
+        how = BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=torch.float32)
+        model = LanguageModel(str(tmp_path), quantization_config=how, dtype=torch.float32, device_map="cpu")
+        model.dispatch()
+    hf = model._model
+    assert type(hf.model.layers[1].mlp.down_proj).__name__ == "Linear4bit"
+    with tiny.hooked(hf, {"model.layers.0.mlp": lambda output: output * 0.5}):
+        seen, want = tiny.outputs_of(hf, ["model.layers.1.mlp.down_proj"], IDS)
+    with model.trace(IDS):
+        assert model.model.layers[1].mlp.output.shape == (1, 4, 64)
+        model.model.layers[0].mlp.output = model.model.layers[0].mlp.output * 0.5
+        down, logits = model.model.layers[1].mlp.down_proj.output.save(), model.output.save()
+    torch.testing.assert_close(down.value, seen["model.layers.1.mlp.down_proj"])
+    torch.testing.assert_close(logits.logits, want.logits)
 
 
 def test_rows_that_are_quantized_by_a_range_they_share_are_refused():

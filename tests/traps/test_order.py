@@ -51,13 +51,29 @@ def test_a_write_that_needs_a_later_module_is_an_error_that_names_it():
     assert "model.a.output = model.b.output.sum()" in str(caught.value)
 
 
-def test_two_prompts_that_wait_for_each_other_end_in_an_error():
-    model = Model(tiny.stack())
-    with pytest.raises(OrderError):
+def test_two_prompts_may_give_each_other_values_and_a_circle_is_an_error():
+    model, net = Model(tiny.stack()), tiny.stack()
+    one, two = torch.ones(1, 8), torch.full((1, 8), 0.5)
+    results = []
+    with model.trace() as tracer:
+        with tracer.invoke(one):
+            mine = model.layers[0].output.clone()
+        with tracer.invoke(two):
+            theirs = model.layers[0].output.clone()
+            model.layers[0].output = mine
+            results.append(model.output.save())
+        with tracer.invoke(one):
+            model.layers[0].output = theirs
+            results.append(model.output.save())
+    with torch.no_grad():
+        assert torch.allclose(results[0], net(one), atol=1e-6)
+        assert torch.allclose(results[1], net(two), atol=1e-6)
+
+    with pytest.raises(OrderError, match=r"layers\.1"):
         with model.trace() as tracer:
-            with tracer.invoke(torch.ones(1, 8)):
+            with tracer.invoke(one):
                 late = model.layers[2].output
-            with tracer.invoke(torch.zeros(1, 8)):
+            with tracer.invoke(two):
                 model.layers[1].output = late
                 model.output.save()
 

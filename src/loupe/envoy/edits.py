@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Collection
 from dataclasses import replace
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from loupe.errors import BlockError, Line
-from loupe.graph.compose import append
+from loupe.graph.compose import append, select
 from loupe.graph.graph import Graph
-from loupe.graph.node import Node, Site, Steps, is_within
+from loupe.graph.node import RESULT, Node, Site, Steps, is_within
+from loupe.graph.opset import TRACKING
 from loupe.graph.passes import trace_memory
 from loupe.runtime.local import LocalRun
 from loupe.trace.mount import mount, unmount
+from loupe.trace.parameters import Parameters
 from loupe.trace.recorder import Recorder
+from loupe.trace.source import user_line
 
 if TYPE_CHECKING:
     from loupe.envoy.model import Root
@@ -23,6 +28,8 @@ _REFUSED = {
     "cache": ("a cache stands in an edit, which runs in blocks to come", "open it in a trace of the edited model"),
     "stop": ("an edit stops the pass", "stop in a trace of the edited model"),
     "backward": ("an edit runs a backward pass", "run it in a trace of the edited model"),
+    "gradient": ("an edit is about a gradient", "read or write it in a trace of the edited model"),
+    "result": ("an edit is about the result of a run", "write edited.output, or take the result as it comes"),
 }
 
 
@@ -32,7 +39,7 @@ class EditBlock:
     def __init__(self, model: Root, line: Line, *, inplace: bool) -> None:
         self._model = model if inplace else model.copy()
         self._recorder = Recorder(self._model, Unrun(model, line), Graph(), line)
-        self._recorder.parameters = {}
+        self._recorder.parameters = Parameters(self._recorder, model.tied_to)
 
     def __enter__(self) -> Any:
         self._recorder.begin()
@@ -48,15 +55,32 @@ class EditBlock:
             recorder.end()
             recorder.failed = True
             return
+        assert recorder.parameters is not None
         try:
-            _set_changed_parameters(recorder, self._model)
+            recorder.parameters.finish()
         finally:
             recorder.end()
         for node in recorder.graph:
-            if node.kind in _REFUSED:
-                fact, remedy = _REFUSED[node.kind]
+            what = _refusal(node)
+            if what is not None:
+                fact, remedy = _REFUSED[what]
                 raise BlockError(fact, remedy=remedy, line=node.line)
+        if recorder.shifts:
+            raise BlockError(
+                "an edit moves on to the next step of a generation",
+                remedy="write what the model does at every step; name steps in a generation of the edited model",
+                line=recorder.line,
+            )
         self._model.edits.append(recorder.graph)
+
+
+def _refusal(node: Node) -> str | None:
+    """What a node of an edit is refused as; None where it may stand there."""
+    if node.kind in ("read", "write"):
+        return "gradient" if node.gradient_of is not None else "result" if node.site.path == RESULT else None
+    if node.kind == "apply" and node.target in TRACKING:
+        return "gradient"
+    return node.kind if node.kind in _REFUSED else None
 
 
 class Unrun:
@@ -65,7 +89,6 @@ class Unrun:
     describes = False
 
     def __init__(self, model: Root, line: Line) -> None:
-        self._line = line
         self._example: LocalRun | None = None
         if model.example is not None:
             self._example = model.local_run(Graph())
@@ -84,71 +107,105 @@ class Unrun:
         return 1
 
     def calls_each(self, path: str) -> int:
-        """An edit is about every step."""
+        """An edit names the calls of a module as they are."""
         return 1
 
     def finish(self) -> NoReturn:
         """Nothing runs."""
-        self._refuse("is run", "open a trace of the edited model")
+        raise _refused("is run", "open a trace of the edited model")
 
     def abandon(self) -> None:
         """Nothing runs."""
 
     def peek(self, node: int) -> NoReturn:
         """Refused: there is no value."""
-        self._refuse(
+        raise _refused(
             "needs a value, and has no prompt", "compute with the values as they are, without if, float, print"
         )
 
     def describe(self, node: int) -> NoReturn:
         """Refused: shapes depend on prompts to come."""
-        self._refuse(
-            "needs a shape, which depends on prompts to come", "use sizes of model.config, or negative indices"
+        raise _refused(
+            "needs a shape or dtype, which depends on prompts to come",
+            "use sizes of model.config, negative indices, torch.zeros_like(x), and x[0] in place of unpacking",
         )
 
     def device(self, node: int) -> NoReturn:
         """Refused: there is no value."""
-        self._refuse("asks for a device", "pass tensors as they are: constants are moved to the device by themselves")
+        raise _refused("asks for a device", "pass tensors as they are: constants are moved to the device by themselves")
+
+    def collect_weights(self) -> NoReturn:
+        """Refused: nothing runs."""
+        raise _refused("collects gradients", "ask for them in a trace of the edited model")
 
     def add_input(self, args: tuple[Any, ...], kwargs: dict[str, Any], line: Line) -> NoReturn:
         """Refused: an edit is about every prompt to come."""
-        self._refuse("has a prompt", "write what the edited model does, and trace it with prompts")
-
-    def collect_weights(self) -> None:
-        """Nothing runs."""
+        raise _refused("has a prompt", "write what the edited model does, and trace it with prompts")
 
     def generate(self, options: dict[str, Any]) -> NoReturn:
         """Refused: nothing runs."""
-        self._refuse("generates", "call generate on the edited model after the block")
+        raise _refused("generates", "call generate on the edited model after the block")
 
     def operations(self, path: str, call: int) -> NoReturn:
         """Refused: nothing runs."""
-        self._refuse("lists operations", "list them in a trace, and name them here")
-
-    def _refuse(self, what: str, remedy: str) -> NoReturn:
-        raise BlockError(f"an edit {what}", remedy=remedy, line=self._line)
+        raise _refused("lists operations", "list them in a trace, and name them here")
 
 
-def put_edits(graph: Graph, edits: list[Graph], prefix: str) -> None:
-    """Put edits at the start of a block's graph, at every step; those about modules outside `prefix` are left out."""
+def put_edits(graph: Graph, edits: list[Graph], prefix: str, attached: Collection[str]) -> None:
+    """Put edits at the start of a block's graph, at every step.
+
+    Of a block on one module alone, at `prefix`, only what is about that module and those in it; `attached` modules are
+    called by the edits themselves. Raises BlockError where such an edit needs what passes elsewhere.
+    """
     for number, edit in enumerate(edits):
-        if prefix and not all(is_within(site.path, (prefix,)) for site in edit.sites):
-            continue
+        part = edit if not prefix else _inside(edit, prefix, attached)
         first = len(graph)
-        stepwise = edit.users_of([node.id for node in edit if node.kind in ("read", "write")])
+        stepwise = part.users_of([node.id for node in part if node.kind in ("read", "write")])
         steps = Steps(-1 - number, 0, None)
 
         def at_every_step(node: Node, steps: Steps = steps, first: int = first, stepwise: set[int] = stepwise) -> Node:
             return replace(node, steps=steps) if node.id - first in stepwise else node
 
-        append(graph, edit, at_every_step)
+        append(graph, part, at_every_step)
 
 
-def _set_changed_parameters(recorder: Recorder, model: Root) -> None:
-    """Let the model run with the copies of parameters that the block has changed in place."""
-    memory = trace_memory(recorder.graph)
-    changed = {index for roots in memory.mutates.values() for kind, index in roots if kind == "node"}
-    for path, copy in list((recorder.parameters or {}).items()):
-        if copy._ref.node in changed:
-            for shared in model.tied_to(path):
-                recorder.set_parameter(shared, copy)
+def _inside(edit: Graph, prefix: str, attached: Collection[str]) -> Graph:
+    """What an edit does inside one module: its writes there and what they need; parameters that are set."""
+    memory = trace_memory(edit)
+    changed = {node: [edit[root] for kind, root in roots if kind == "node"] for node, roots in memory.mutates.items()}
+
+    def needs(node: Node) -> set[int]:
+        found: set[int] = set()
+        stack = [node.id]
+        while stack:
+            each = stack.pop()
+            if each not in found:
+                found.add(each)
+                stack += [*edit[each].refs(), *memory.after.get(each, ())]
+        return found
+
+    def is_inside(node: Node, places: Collection[str] = (prefix, *attached)) -> bool:
+        return node.kind not in ("read", "write") or is_within(node.site.path, places)
+
+    kept: set[int] = set()
+    for node in edit:
+        about = [each for each in (node, *changed.get(node.id, ())) if each.kind in ("read", "write")]
+        if not about and node.kind not in ("set_parameter", "call") and node.id not in changed:
+            continue
+        needed = needs(node)
+        outside = next((edit[each] for each in sorted(needed) if not is_inside(edit[each])), None)
+        if outside is None:
+            kept |= needed
+        elif about and all(map(is_inside, about)) and node.kind != "read":
+            raise BlockError(
+                f"{prefix} cannot be run alone: the edit at {node.line} needs {outside.site}, which lies elsewhere",
+                remedy="trace the whole edited model, or this module of the model that is not edited",
+                line=outside.line,
+            )
+    called = {edit[each].target for each in kept if edit[each].kind == "call"}
+    unmet = [each for each in kept if not is_inside(edit[each], (prefix, *called))]
+    return select(edit, kept - edit.users_of(unmet))
+
+
+def _refused(what: str, remedy: str) -> BlockError:
+    return BlockError(f"an edit {what}", remedy=remedy, line=user_line(sys._getframe(2)))

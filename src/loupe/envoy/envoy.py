@@ -10,16 +10,18 @@ import torch
 from torch import nn
 
 from loupe.envoy.ports import Calls, Operations, Ports
-from loupe.errors import BlockError, UnknownModuleError, WriteError, nearest
+from loupe.errors import BlockError, Line, UnknownModuleError, WriteError, nearest
 from loupe.graph.node import Port, Site
 from loupe.runtime.offloaded import devices_of
 from loupe.runtime.plain import named_parts
+from loupe.runtime.tensors import summary
 from loupe.trace.handles import isinstance_proxy
 from loupe.trace.source import user_line
 from loupe.trace.tracer import Tracer
 
 if TYPE_CHECKING:
     from loupe.envoy.model import Root
+    from loupe.trace.recorder import Recorder
 
 
 class Envoy(Ports):
@@ -111,22 +113,16 @@ class Envoy(Ports):
         return self._home.aliases.path_of(f"{self._path}.{name}" if self._path else name)
 
     def _parameter(self, name: str) -> Any:
-        recorder = self._home.open_recorder()
-        if recorder is None:
-            return getattr(self._module, name)
+        recorder, own = self._home.open_recorder(), getattr(self._module, name)
+        if recorder is None or own is None:
+            return own
         return recorder.parameter(f"{self._path}.{name}" if self._path else name)
 
     def __setattr__(self, name: str, value: Any) -> None:
         own = getattr(type(self), name, None)
         recorder = None if name.startswith("_") else self._home.open_recorder()
         if recorder is not None and (name in self._module._parameters or name in self._module._buffers):
-            if recorder.parameters is None:
-                raise WriteError(
-                    f"{name!r} of {self._path or 'the model'} is set in a block that would not undo it",
-                    remedy="change parameters in `with model.edit() as edited:`, and trace the edited model",
-                    line=user_line(sys._getframe(1)),
-                )
-            recorder.set_parameter(f"{self._path}.{name}" if self._path else name, value)
+            self._set_parameter(recorder, name, value, user_line(sys._getframe(1)))
         elif name.startswith("_") or (isinstance(own, property) and own.fset is not None):
             object.__setattr__(self, name, value)
         elif own is None and type(value) is not Envoy and not isinstance_proxy(value) and isinstance(value, nn.Module):
@@ -137,6 +133,24 @@ class Envoy(Ports):
                 remedy="assign to .output, .input or .inputs; a module can be attached under a new name",
                 line=user_line(sys._getframe(1)),
             )
+
+    def _set_parameter(self, recorder: Recorder, name: str, value: Any, line: Line) -> None:
+        if recorder.parameters is None:
+            raise WriteError(
+                f"{name!r} of {self._path or 'the model'} is set in a block that would not undo it",
+                remedy="change parameters in `with model.edit() as edited:`, and trace the edited model",
+                line=line,
+            )
+        own = getattr(self._module, name)
+        if not isinstance_proxy(value) and getattr(value, "shape", None) != getattr(own, "shape", None):
+            raise WriteError(
+                f"{name!r} of {self._path or 'the model'} is set to {summary(value)}, where it is {summary(own)}",
+                remedy="set it to a tensor of its own shape"
+                if own is not None
+                else "write the module's output instead",
+                line=line,
+            )
+        recorder.parameters.set(f"{self._path}.{name}" if self._path else name, value, line)
 
     def __getitem__(self, key: int | slice | str) -> Any:
         names = list(self._module._modules)
@@ -189,6 +203,8 @@ class Envoy(Ports):
         return self._plain_call(args, kwargs)
 
     def _plain_call(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        if self._home.edits:
+            return self._home.run_edited(self._path, args, kwargs)
         args = tuple(arg.value if isinstance_proxy(arg) else arg for arg in args)
         return self._module(*args, **kwargs)
 
@@ -222,11 +238,26 @@ class Envoy(Ports):
         tracer.collect_parameter_gradients(parameter_gradients)
         return tracer
 
+    def scan(self, *args: Any, **kwargs: Any) -> Tracer:
+        """Open a block on tensors without data: every value has its shape and dtype, and no weights are loaded.
+
+        >>> with model.scan("The Eiffel Tower is in"):
+        ...     shape = model.transformer.h[5].output[0].shape.save()
+        >>> shape
+        torch.Size([1, 5, 96])
+
+        On a submodule it runs that module alone. What is saved are tensors on the meta device; tensors of your own that
+        the block changes stay as they are. Every line is tried, whether or not something comes of it: those that would
+        fail in a trace for shape or dtype fail here. Raises BlockError where a line, or the model, needs a value.
+        """
+        parameter_gradients = bool(kwargs.pop("parameter_gradients", False))
+        tracer = self._home.open_scan(self._path, args, kwargs, user_line(sys._getframe(1)))
+        tracer.collect_parameter_gradients(parameter_gradients)
+        return tracer
+
     def __repr__(self) -> str:
         conflicts = [name for name in self._module._modules if hasattr(type(self), name)]
         text = repr(self._module)
         for name in conflicts:
             text += f'\n# the submodule {name!r} is reached by index: ["{name}"]'
-        for name in self._home.aliases.of(self._path):
-            text += f"\n# {name} is another name of {self._alias(name)}"
-        return text
+        return "\n# ".join([text, *self._home.aliases.lines(self._path)])

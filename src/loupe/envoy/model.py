@@ -13,7 +13,7 @@ from torch import nn
 from loupe.config import CONFIG
 from loupe.envoy.edits import EditBlock, put_edits
 from loupe.envoy.envoy import Envoy
-from loupe.envoy.names import Aliases, Rename, matches
+from loupe.envoy.names import Aliases, Rename
 from loupe.errors import BlockError, Line, UnknownModuleError, nearest
 from loupe.graph.graph import Graph
 from loupe.graph.node import RESULT, Node, Ref, Site
@@ -23,6 +23,7 @@ from loupe.runtime.local import LocalRun
 from loupe.runtime.meta import Scanner
 from loupe.runtime.plain import named_parts, submodule
 from loupe.runtime.scanning import MetaHost
+from loupe.trace.handles import unwrap
 from loupe.trace.recorder import Recorder, open_recorders
 from loupe.trace.session import Session, open_sessions
 from loupe.trace.source import user_line
@@ -49,7 +50,7 @@ class Root(Envoy):
         self._views: dict[tuple[str, str], str | None] = {}
         self._scanners: dict[str, Scanner] = {}
         self._attached: set[str] = set()
-        self._aliases = Aliases(rename or {}, self._known_modules())
+        self._aliases = Aliases(rename or {}, self._known_modules(), lambda path: dir(Envoy if path else type(self)))
 
     @property
     def edits(self) -> list[Graph]:
@@ -80,14 +81,9 @@ class Root(Envoy):
 
     def real_path(self, path: str) -> str:
         """A path with the model's own names in place of aliases; a `model.` in front that is no module is left out."""
-        real = ""
-        for name in path.split(".") if path else ():
-            step = f"{real}.{name}" if real else name
-            real = self.aliases.path_of(step) or step
-        if self._has(real):
-            return real
-        shorter = real.removeprefix("model").lstrip(".")
-        return shorter if real.split(".")[0] == "model" and self._has(shorter) else real
+        real = self.aliases.real(path)
+        shorter = self.aliases.real(path.removeprefix("model").lstrip("."))
+        return shorter if path.split(".")[0] == "model" and not self._has(real) and self._has(shorter) else real
 
     def _has(self, path: str) -> bool:
         try:
@@ -102,14 +98,15 @@ class Root(Envoy):
         if modules is None:
             return tuple(known)
         if isinstance(modules, Envoy):
-            return (modules.path,)
+            return _callable_parts(modules.path, known)
         if isinstance(modules, type):
             return tuple(path for path, module in known.items() if isinstance(module, modules))
         if isinstance(modules, nn.Module):
             found = tuple(path for path, module in known.items() if module is modules)
+            found = tuple(part for path in found for part in _callable_parts(path, known))
         elif isinstance(modules, str):
             real = self.real_path(modules)
-            found = (real,) if self._has(real) else tuple(path for path in known if path and matches(real, path))
+            found = _callable_parts(real, known) if self._has(real) else tuple(self.aliases.find(modules, known))
         else:
             return tuple(dict.fromkeys(path for each in modules for path in self.paths_of(each)))
         if not found:
@@ -166,10 +163,18 @@ class Root(Envoy):
     def attach(self, path: str, name: str, module: nn.Module) -> None:
         """Give the model a further submodule; its calls in a block have sites.
 
-        Raises BlockError where the name is taken by something that was not attached.
+        Raises BlockError where the name is taken by something that was not attached, and at a Sequential or a list of
+        modules, which would run it as one of their own.
         """
         parent, place = self.module_at(path), f"{path}.{name}" if path else name
-        if hasattr(parent, name) and place not in self._attached:
+        if isinstance(parent, (nn.Sequential, nn.ModuleList)):
+            raise BlockError(
+                f"{path or 'the model'} is a {type(parent).__name__}, which would run {name!r} as one of its own",
+                remedy="attach it further up; or call it as it is, for an outside module on values is recorded too",
+                line=user_line(sys._getframe(2)),
+            )
+        taken = hasattr(parent, name) or self.aliases.path_of(place) is not None
+        if taken and place not in self._attached:
             raise BlockError(
                 f"{name!r} of {path or 'the model'} is there already",
                 remedy="attach the module under a new name",
@@ -189,7 +194,7 @@ class Root(Envoy):
     ) -> Tracer:
         """A block on the whole model, or on one of its modules alone."""
         graph = Graph()
-        put_edits(graph, self.edits, path)
+        put_edits(graph, self.edits, path, self._attached)
         session = next((each for each in reversed(open_sessions()) if each.key is self._host), None)
         run = self.local_run(graph, path, session)
         return Tracer(Recorder(self, run, graph, line, session), args, kwargs, generation)
@@ -208,22 +213,16 @@ class Root(Envoy):
             scanner = self._scanners[path] = Scanner(lambda: host.module, path)
         return scanner
 
-    def scan(self, *args: Any, **kwargs: Any) -> Tracer:
-        """Run a block on tensors without data: every value has its shape and dtype, and no weights are loaded.
-
-        >>> with model.scan("The Eiffel Tower is in"):
-        ...     shape = model.transformer.h[5].output[0].shape.save()
-        >>> shape
-        torch.Size([1, 5, 96])
-
-        What is saved are tensors on the meta device. Lines that would fail in a trace for shape or dtype fail here too.
-        Raises BlockError where a line needs a value, which a scan does not have.
-        """
+    def open_scan(self, path: str, args: tuple[Any, ...], kwargs: dict[str, Any], line: Line) -> Tracer:
+        """A block without data, on the whole model or on one of its modules alone."""
         graph = Graph()
-        put_edits(graph, self.edits, "")
-        scanner = self._scanner("", self._host)
-        run = LocalRun(MetaHost(self._host, scanner), scanner.twin_module, graph, scanner, self._attached)
-        return Tracer(Recorder(self, run, graph, user_line(sys._getframe(1))), args, kwargs)
+        put_edits(graph, self.edits, path, self._attached)
+        host: Host = self._host
+        if path:
+            host = ModuleHost(lambda: self.module_at(path), self._host.lock, prefix=path, whole=self._host)
+        scanner = self._scanner(path, host)
+        run = LocalRun(MetaHost(host, scanner), scanner.twin_module, graph, scanner, self._attached, scans=True)
+        return Tracer(Recorder(self, run, graph, line), args, kwargs)
 
     # -- blocks that outlast a run -------------------------------------------------------------------------------------
 
@@ -256,7 +255,14 @@ class Root(Envoy):
         and for every invoke; parameters that are set in one hold for the length of a run. Nothing runs while an edit is
         recorded, so a line that needs a value or a shape raises BlockError, as do saves and backward passes.
         """
-        return EditBlock(self, user_line(sys._getframe(1)), inplace=inplace)
+        line = user_line(sys._getframe(1))
+        if self.open_recorder() is not None:
+            raise BlockError(
+                "an edit stands inside a block on its model",
+                remedy="end the block first; what it has saved can be used in the edit",
+                line=line,
+            )
+        return EditBlock(self, line, inplace=inplace)
 
     def clear_edits(self) -> None:
         """Let the model do again what it does by itself."""
@@ -271,26 +277,30 @@ class Root(Envoy):
         return twin
 
     def run_edited(
-        self, args: tuple[Any, ...], kwargs: dict[str, Any], generation: dict[str, Any] | None = None
+        self, path: str, args: tuple[Any, ...], kwargs: dict[str, Any], generation: dict[str, Any] | None = None
     ) -> Any:
-        """The plain call of an edited model: what it returns with the edits in place."""
+        """The plain call of an edited model, or of one of its modules: what it returns with the edits in place."""
         graph = Graph()
-        put_edits(graph, self.edits, "")
+        put_edits(graph, self.edits, path, self._attached)
         result = len(graph)
         graph.nodes += [
             Node(result, "read", Site(RESULT, "output")),
             Node(result + 1, "save", "result", (Ref(result),)),
         ]
-        run = self.local_run(graph)
+        run = self.local_run(graph, path)
+        if torch.is_grad_enabled():
+            run.collect_weights()
         if generation is not None:
             run.generate(generation)
-        run.add_input(args, kwargs, user_line(sys._getframe(2)))
+        run.add_input(unwrap(args), unwrap(kwargs), user_line(sys._getframe(2)))
         outcome = run.finish()
         if outcome.error is not None:
             raise outcome.error
         return outcome.results["result"]
 
-    def _plain_call(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        if not self.edits:
-            return super()._plain_call(args, kwargs)
-        return self.run_edited(args, kwargs)
+
+def _callable_parts(path: str, known: dict[str, nn.Module]) -> tuple[str, ...]:
+    """A path; where it names a list of modules, which nobody calls, the paths of those."""
+    if not isinstance(known.get(path), (nn.ModuleList, nn.ModuleDict)):
+        return (path,)
+    return tuple(other for other in known if other and other.rpartition(".")[0] == path)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import replace
 
 from loupe.graph.graph import Graph
@@ -16,22 +16,53 @@ def append(graph: Graph, other: Graph, change: Callable[[Node], Node] = lambda n
     """
     first, constants = len(graph.nodes), len(graph.constants)
     graph.constants.extend(other.constants)
-    graph.functions.update(other.functions)
+    names = _take_functions(graph, other)
+    places = {node.id: node.id + first for node in other}
+    for node in other:
+        graph.nodes.append(change(_moved(node, places, constants, names)))
+
+
+def select(graph: Graph, nodes: Collection[int]) -> Graph:
+    """A graph of some of the nodes of another, with all that they take among them."""
+    part = Graph()
+    part.constants, part.functions = graph.constants, graph.functions
+    places: dict[int, int] = {}
+    for node in graph:
+        if node.id in nodes:
+            places[node.id] = len(part)
+            part.nodes.append(_moved(node, places))
+    return part
+
+
+def _moved(node: Node, places: dict[int, int], constants: int = 0, names: dict[str, str] | None = None) -> Node:
+    """A node with other numbers, constants that begin elsewhere in the table, and other names of functions."""
 
     def moved(leaf: object) -> object:
         if type(leaf) is Ref:
-            return Ref(leaf.node + first)
+            return Ref(places[leaf.node])
         return Const(leaf.index + constants) if type(leaf) is Const else leaf
 
-    for node in other:
-        target = node.target
-        if node.gradient_of is not None and isinstance(target, Site):
-            target = target._replace(path=f"%{node.gradient_of + first}")
-        new = replace(
-            node,
-            id=node.id + first,
-            target=target,
-            args=tuple(map_argument(arg, moved) for arg in node.args),
-            kwargs={key: map_argument(arg, moved) for key, arg in node.kwargs.items()},
-        )
-        graph.nodes.append(change(new))
+    target = node.target
+    if node.gradient_of is not None and isinstance(target, Site):
+        target = target._replace(path=f"%{places[node.gradient_of]}")
+    elif node.kind == "apply" and names:
+        target = names.get(target, target)
+    return replace(
+        node,
+        id=places[node.id],
+        target=target,
+        args=tuple(map_argument(arg, moved) for arg in node.args),
+        kwargs={key: map_argument(arg, moved) for key, arg in node.kwargs.items()},
+    )
+
+
+def _take_functions(graph: Graph, other: Graph) -> dict[str, str]:
+    """Take the user's functions of another graph; gives new names where one is taken by another function."""
+    names: dict[str, str] = {}
+    for name, function in other.functions.items():
+        free = name
+        while graph.functions.setdefault(free, function) is not function:
+            free = f"{free}'"
+        if free != name:
+            names[name] = free
+    return names

@@ -106,6 +106,7 @@ class Graph:
         args += [f"{key}={self.argument_text(arg)}" for key, arg in node.kwargs.items()]
         scope = "" if node.invoke is None else f" @{node.invoke}"
         scope += "" if node.steps is None else f" each {node.steps}"
+        scope += "" if node.modes is None else f" ({node.modes})"
         if node.kind == "read":
             return f"%{node.id}{scope} = read {node.site}"
         if node.kind == "write":

@@ -130,6 +130,17 @@ def describe_place(path: str, call: int, op: str | None, index: int) -> str:
     return f"{place}.ops.{op}[{index}]" if op else place
 
 
+class Modes(NamedTuple):
+    """The torch modes in which a line stands: whether gradients are tracked, and autocast as (device, dtype)."""
+
+    grad: bool
+    autocast: tuple[tuple[str, str], ...] = ()
+
+    def __str__(self) -> str:
+        parts = [] if self.grad else ["no_grad"]
+        return ", ".join(parts + [f"autocast {kind} {dtype}" for kind, dtype in self.autocast]) or "as outside"
+
+
 @dataclass(slots=True)
 class Node:
     """One recorded step: read a site, write a site, apply an operation, call a module, read a parameter, save, …
@@ -147,6 +158,7 @@ class Node:
     invoke: int | None = None
     line: Line | None = None
     steps: Steps | None = None
+    modes: Modes | None = None  # where they are not those in which the block was opened
 
     @property
     def site(self) -> Site:

@@ -27,7 +27,7 @@ OPERATORS: dict[str, dict[str, str]] = {
     "loupe": {
         "view": "hidden_states logits first_input last_step",
         "pure": "with_hidden_states with_logits with_item",
-        "inplace": "require_grad retain_grad",
+        "inplace": "require_grad retain_grad set_item",
     },
 }
 

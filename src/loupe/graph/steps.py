@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, replace
+from itertools import groupby
 from typing import Any
 
 from loupe.graph.graph import Graph
 from loupe.graph.node import Node, Ref, Site, map_argument
 
-LAST_STEP = "loupe.last_step"  # takes a value of each step to what it is at the last one that happens
+# Takes a value of each step to what it is at the last one that happens; with a number, at that step.
+LAST_STEP = "loupe.last_step"
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,93 +36,104 @@ def unroll(graph: Graph, total: int, calls_each: Callable[[str], int] = lambda _
     """Instantiate the step-wise nodes of a graph at each of `total` steps; a graph without such nodes stays as it is.
 
     The nodes of one `with tracer.iter[...]` block are repeated together, step by step, as the lines of a loop would be.
-    A stop that stands at a step waits for what is above it of the steps so far. A `loupe.last_step` takes all the copies of its value, and gives the last that came about. `calls_each` says how
-    often one step calls a module.
+    One that takes a value of another such block takes it as it is at its own step. `calls_each` says how often one step
+    calls a module.
     """
     if all(node.steps is None for node in graph):
         same = {node.id: node.id for node in graph}
         return Unrolled(graph, same, {})
-    flat = Graph()
-    flat.constants, flat.functions = graph.constants, graph.functions
-    last: dict[int, int] = {}
-    at: dict[int, dict[int, int]] = {}
-    place = 0
+    return _Unrolling(graph, total, calls_each).result()
 
-    def copy(node: Node, same_step: dict[int, int], step: int | None) -> None:
+
+class _Unrolling:
+    """Writes the graph without step-wise nodes, copy by copy."""
+
+    def __init__(self, graph: Graph, total: int, calls_each: Callable[[str], int]) -> None:
+        self._graph = graph
+        self._total = total
+        self._calls_each = calls_each
+        self._flat = Graph()
+        self._flat.constants, self._flat.functions = graph.constants, graph.functions
+        self._last: dict[int, int] = {}
+        self._at: dict[int, dict[int, int]] = {}
+
+    def result(self) -> Unrolled:
+        """Go through the blocks of the graph, in order."""
+        for steps, block in groupby(self._graph, key=lambda node: node.steps):
+            nodes = list(block)
+            if steps is None:
+                for node in nodes:
+                    self._copy(node, None)
+                continue
+            for node in nodes:
+                if node.kind == "cache":  # collects at many calls anyway, and knows which
+                    self._copy(node, None)
+                    self._flat.nodes[-1].steps = steps
+            for step in steps.of(self._total):
+                for node in nodes:
+                    if node.kind != "cache":
+                        self._copy(node, step)
+                        self._at.setdefault(node.id, {})[step] = self._last[node.id]
+        return Unrolled(self._flat, self._last, self._at)
+
+    def _copy(self, node: Node, step: int | None) -> None:
+        """Append one node, at one step."""
         if node.target == LAST_STEP:
-            (value,) = node.refs()
-            args: tuple[Any, ...] = ([Ref(place) for place in at.get(value, {}).values()],)
-            flat.nodes.append(replace(node, id=len(flat), args=args, steps=None))
-            last[node.id] = len(flat) - 1
+            self._append(node, args=(self._of_last_step(node),))
             return
-        if node.kind == "stop" and (step := node.kwargs.get("step", step)) is not None:
-            last[node.id] = len(flat)
-            flat.nodes.append(replace(node, id=len(flat), kwargs={"after": above(node, step)}, steps=None))
+        if node.kind == "stop" and (here := node.kwargs.get("step", step)) is not None:
+            self._append(node, kwargs={"after": self._above(node, here)})
             return
-        site = node.target if isinstance(node.target, Site) and node.gradient_of is None else None
-        calls = step * calls_each(site.path) if site is not None and step else 0
-        last[node.id] = _copy(node, flat, last, same_step, step, calls)
+        places = {ref: self._place(ref, step) for ref in node.refs()}
 
-    def above(stop: Node, step: int) -> list[Ref]:
-        """The reads and writes above a stop, those of each step as far as the one at which it stands."""
-        found = [node for node in graph.nodes[: stop.id] if node.kind in ("read", "write")]
-        places = [[last[node.id]] if node.steps is None else _until(step, at.get(node.id, {})) for node in found]
-        return [Ref(place) for each in places for place in each]
+        def moved(leaf: object) -> object:
+            return Ref(places[leaf.node]) if type(leaf) is Ref else leaf
 
-    while place < len(graph):
-        steps = graph[place].steps
-        if steps is None:
-            copy(graph[place], {}, None)
-            place += 1
-            continue
-        end = place
-        while end < len(graph) and graph[end].steps == steps:
-            end += 1
-        for node in graph.nodes[place:end]:
-            if node.kind == "cache":  # collects at many calls anyway, and knows which
-                copy(node, {}, None)
-                flat.nodes[-1].steps = steps
-        for step in steps.of(total):
-            for node in graph.nodes[place:end]:
-                if node.kind == "cache":
-                    continue
-                same = {ref: at[ref][step] for ref in node.refs() if graph[ref].steps == steps}
-                copy(node, same, step)
-                at.setdefault(node.id, {})[step] = last[node.id]
-        place = end
-    return Unrolled(flat, last, at)
-
-
-def _until(step: int, copies: dict[int, int]) -> list[int]:
-    return [copy for each, copy in copies.items() if each <= step]
-
-
-def _copy(
-    node: Node, flat: Graph, last: dict[int, int], same_step: dict[int, int], step: int | None, calls: int
-) -> int:
-    places = last | same_step if same_step else last
-
-    def moved(leaf: object) -> object:
-        return Ref(places[leaf.node]) if type(leaf) is Ref else leaf
-
-    target = node.target
-    if isinstance(target, Site):
+        target = node.target
         if node.gradient_of is not None:
             target = target._replace(path=f"%{places[node.gradient_of]}")
-        elif step is not None:
-            target = target._replace(call=target.call + calls)
-    elif node.kind == "save" and step is not None:
-        target = step_name(target, step)
-    new = replace(
-        node,
-        id=len(flat.nodes),
-        target=target,
-        args=tuple(map_argument(arg, moved) for arg in node.args),
-        kwargs={key: map_argument(arg, moved) for key, arg in node.kwargs.items()},
-        steps=None,
-    )
-    flat.nodes.append(new)
-    return new.id
+        elif isinstance(target, Site) and step:
+            target = target._replace(call=target.call + step * self._calls_each(target.path))
+        elif node.kind == "save" and step is not None:
+            target = step_name(target, step)
+        args = tuple(map_argument(arg, moved) for arg in node.args)
+        self._append(node, target=target, args=args, kwargs={k: map_argument(v, moved) for k, v in node.kwargs.items()})
+
+    def _append(self, node: Node, **changes: Any) -> None:
+        self._last[node.id] = len(self._flat)
+        self._flat.nodes.append(replace(node, id=len(self._flat), steps=None, **changes))
+
+    def _place(self, ref: int, step: int | None) -> int:
+        """The copy of a node that is meant at a step."""
+        if step is None or self._graph[ref].steps is None:
+            return self._last[ref]
+        copies = self._at.get(ref, {})
+        if not copies:  # its steps are none of this run's, so it never comes
+            self._append(self._graph[ref], kind="apply", target=LAST_STEP, args=([],), kwargs={})
+            return self._last[ref]
+        return copies[_seen_from(step, copies)]
+
+    def _of_last_step(self, node: Node) -> list[Ref]:
+        """The copies of a value of which the last that comes about is meant: all, or the one at a step."""
+        (value,), step = node.refs(), node.args[1] if len(node.args) > 1 else None
+        copies = self._at.get(value, {})
+        meant = copies if step is None or not copies else (_seen_from(step, copies),)
+        return [Ref(copies[each]) for each in meant]
+
+    def _above(self, stop: Node, step: int) -> list[Ref]:
+        """The reads and writes above a stop, those of each step as far as the one at which it stands."""
+        found: list[int] = []
+        for node in self._graph.nodes[: stop.id]:
+            if node.kind in ("read", "write"):
+                copies = self._at.get(node.id, {})
+                until = [copy for each, copy in copies.items() if each <= step]
+                found += until if node.steps is not None else [self._last[node.id]]
+        return [Ref(place) for place in found]
+
+
+def _seen_from(step: int, copies: Collection[int]) -> int:
+    """The step of a value that is meant at a step: its own, or else the last before, or else the first."""
+    return max((each for each in copies if each <= step), default=min(copies))
 
 
 def step_name(name: str, step: int) -> str:

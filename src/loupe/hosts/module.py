@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager
 from typing import Any
 
 import torch
@@ -14,6 +14,7 @@ from torch.utils._pytree import tree_flatten, tree_unflatten
 from loupe.errors import InputError
 from loupe.graph.graph import Graph
 from loupe.graph.node import Event, Site
+from loupe.hosts.attention import Attention
 from loupe.runtime.host import Batch, Host, Input
 
 Collate = Callable[[list[tuple[tuple[Any, ...], dict[str, Any]]]], tuple[tuple[Any, ...], dict[str, Any], list[int]]]
@@ -36,7 +37,7 @@ class ModuleHost:
         whole: Host | None = None,
     ) -> None:
         self._module = module
-        self._whole = whole
+        self._ways: Host | Attention = Attention(module) if whole is None else whole
         self._prefix = prefix
         self._collate = collate
         self.lock = lock
@@ -82,20 +83,20 @@ class ModuleHost:
         return 1
 
     def settings(self, graph: Graph, module: nn.Module) -> AbstractContextManager[None]:
-        """A plain module is run as it is, a part of a model as the model would be."""
-        return nullcontext() if self._whole is None else self._whole.settings(graph, module)
+        """A plain module is run as it is, one of the transformers library as its attention patterns ask for."""
+        return self._ways.settings(graph, module)
 
     def settings_key(self, graph: Graph) -> str:
-        """A plain module is run as it is, a part of a model as the model would be."""
-        return "" if self._whole is None else self._whole.settings_key(graph)
+        """Names what a run of a graph has set."""
+        return self._ways.settings_key(graph)
 
     def stand_in(self, site: Site) -> Site | None:
-        """A plain module's sites are where they are named."""
-        return None if self._whole is None else self._whole.stand_in(site)
+        """A plain module's sites are where they are named, but for dropout in attention of the transformers library."""
+        return self._ways.stand_in(site)
 
     def reorders(self, event: Event) -> bool:
-        """A plain module's rows stay in order, as far as one can know."""
-        return self._whole is not None and self._whole.reorders(event)
+        """A plain module's rows stay in order, as far as one can know, but in experts of the transformers library."""
+        return self._ways.reorders(event)
 
     def view(self, path: str, port: str) -> str | None:
         """A plain module's values are seen as they are."""

@@ -16,7 +16,7 @@ from torch import nn
 from loupe.errors import InputError, LoadError
 from loupe.graph.graph import Graph
 from loupe.graph.node import Event, Site
-from loupe.hosts.attention import Attention, dropout_function
+from loupe.hosts.attention import Attention
 from loupe.hosts.families import can_generate, is_decoder
 from loupe.hosts.generation import most_new_tokens, option
 from loupe.hosts.loading import Checkpoint, carry_over, local_checkpoint
@@ -206,11 +206,11 @@ class TransformersHost:
 
     def settings_key(self, graph: Graph) -> str:
         """Which of the two a graph runs with."""
-        return "eager" if self._attention.reads_pattern(graph) else ""
+        return self._attention.settings_key(graph)
 
     def stand_in(self, site: Site) -> Site | None:
         """The dropout function that current attention code calls in place of its dropout module."""
-        return dropout_function(site)
+        return self._attention.stand_in(site)
 
     def reorders(self, event: Event) -> bool:
         """What passes inside experts is sorted by expert, in an order that depends on the data."""

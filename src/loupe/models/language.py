@@ -116,7 +116,7 @@ class LanguageModel(Root):
 
     def _plain_call(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         if self.edits:
-            return self.run_edited(args, kwargs)
+            return self.run_edited("", args, kwargs)
         host = self._language_host
         host.load()
         return host.call(host.merge([Input(tuple(map(bare, args)), kwargs)]))
@@ -151,7 +151,7 @@ class LanguageModel(Root):
 
     def _plain_generation(self, args: tuple[Any, ...], prompt: dict[str, Any], options: dict[str, Any]) -> Any:
         if self.edits:
-            return self.run_edited(args, prompt, options)
+            return self.run_edited("", args, prompt, options)
         host = self._language_host
         host.load()
         return host.call(host.merge([Input(tuple(map(bare, args)), prompt)], options))

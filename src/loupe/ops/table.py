@@ -13,7 +13,16 @@ import torch
 from loupe.errors import GraphError, nearest
 from loupe.graph.opset import OPSET, TENSOR_ATTRIBUTES, TENSOR_METHODS
 from loupe.ops.gradients import require_grad, retain_grad
-from loupe.ops.views import first_input, hidden_states, last_step, logits, with_hidden_states, with_item, with_logits
+from loupe.ops.views import (
+    first_input,
+    hidden_states,
+    last_step,
+    logits,
+    set_item,
+    with_hidden_states,
+    with_item,
+    with_logits,
+)
 
 _SPACES: MappingProxyType[str, Any] = MappingProxyType(
     {
@@ -40,6 +49,7 @@ _OWN: dict[str, Callable[..., Any]] = {
     "loupe.with_hidden_states": with_hidden_states,
     "loupe.logits": logits,
     "loupe.with_item": with_item,
+    "loupe.set_item": set_item,
     "loupe.with_logits": with_logits,
     "loupe.first_input": first_input,
     "loupe.last_step": last_step,

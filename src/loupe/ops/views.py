@@ -134,6 +134,14 @@ def first_input(inputs: tuple[tuple[Any, ...], dict[str, Any]]) -> Any:
     return next(iter(kwargs.values()), None)
 
 
+def set_item(value: Any, key: Any, item: Any) -> Any:
+    """`value[key] = item`, and what has the entry then: a tensor, list or dict itself, a tuple or model output anew."""
+    if isinstance(value, tuple) or (isinstance(value, dict) and type(value) is not dict):
+        return with_item(value, key, item)
+    value[key] = item
+    return value
+
+
 def with_item(value: Any, key: Any, item: Any) -> Any:
     """A tuple, list, dict or model output with another entry."""
     if isinstance(value, tuple):

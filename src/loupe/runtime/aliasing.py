@@ -13,7 +13,7 @@ from loupe.errors import Line, OrderError, OverwrittenWarning, RowsError, WriteE
 from loupe.graph.node import Event, Node, collect_refs
 from loupe.graph.passes import is_opaque
 from loupe.runtime.plan import Plan
-from loupe.runtime.tensors import map_tensors, share_memory, storages_of, tensors_in
+from loupe.runtime.tensors import map_tensors, share_memory, storages_of, tensors_in, version_of
 
 
 class Tap(Protocol):
@@ -75,9 +75,9 @@ class Aliasing:
         self._snapshot_earlier_readers(plan, node, storages)
         before = self._saved_before(plan, node, storages)
         arguments, copies = self._without_parameters(plan, node, arguments)
-        versions = [(tensor, _version(tensor)) for tensor in tensors_in(arguments)]
+        versions = [(tensor, version_of(tensor)) for tensor in tensors_in(arguments)]
         result = run(arguments)
-        changed = [tensor for tensor, version in versions if _version(tensor) != version]
+        changed = [tensor for tensor, version in versions if version_of(tensor) != version]
         if changed:
             for copy, name in copies:
                 if any(tensor is copy for tensor in changed):
@@ -119,7 +119,9 @@ class Aliasing:
         """A tensor of the model may be changed only while the model has not gone on with it, and in one's own rows."""
         taps = {tap.event: tap for tap in self.taps}
         held = [read for read in plan.changed_sites(node.id) if share_memory(self.values.get(read), storages)]
-        passing = {found for read in held if plan.graph[read].site.event in taps for found in storages_of(self.values[read])}
+        passing = {
+            found for read in held if plan.graph[read].site.event in taps for found in storages_of(self.values[read])
+        }
         for read in held:
             origin = plan.graph[read]
             tap = taps.get(origin.site.event)
@@ -161,10 +163,6 @@ class Aliasing:
             if save in self.done and share_memory(value, storages):
                 found.append((saved, value, map_tensors(value, torch.Tensor.clone)))
         return found
-
-
-def _version(tensor: torch.Tensor) -> int:
-    return -1 if tensor.is_inference() else tensor._version
 
 
 def _parameter_changed(name: str, node: Node) -> WriteError:

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection
 from typing import Any
 
 import torch
-from torch import nn
 
-from loupe.errors import RowsError
+from loupe.errors import OperationError, RowsError
 from loupe.graph.node import Event, Node, Phase
 from loupe.ops.views import first_input
-from loupe.runtime.batching import Rows, Unavailable, narrow
+from loupe.runtime.batching import Rows, narrow
 from loupe.runtime.plan import Plan
 from loupe.runtime.taps import Axes
-from loupe.runtime.tensors import map_tensors
+from loupe.runtime.tensors import map_tensors, version_of
 
 
 def phases_of(cache: Node) -> tuple[Phase, ...]:
@@ -37,64 +36,89 @@ def cached_events(plan: Plan) -> list[Event]:
     ]
 
 
+def counting_events(plan: Plan, root: str) -> list[Event]:
+    """What tells the steps of a pass apart, where a cache of a plan is about some of them: the calls of the model."""
+    return [Event(root, "in", 0)] if any(plan.graph[cache].steps is not None for cache in plan.caches) else []
+
+
 class Collector:
     """The caches of one pass, by the moments that they are about.
 
-    `results[name][path]` is a list with one entry for each call: a dict with "output" and "inputs" where wanted.
+    `results[name][path][call]` is a dict with "output", "input" and "inputs" where wanted; a RowsError stands for what
+    cannot be given to one prompt of several. `overwritten` are the moments whose tensors the model itself changes
+    later: these are copied, all of them where it is None. Each call of the module at the path `root` begins a step.
     """
 
-    def __init__(self, plan: Plan, rows: Rows, axes: Axes, *, copies: bool) -> None:
-        self.results: dict[str, dict[str, list[dict[str, Any]]]] = {}
-        self.at: dict[tuple[str, Phase], list[Node]] = {}
-        self._rows = rows
+    def __init__(
+        self,
+        plan: Plan,
+        axes: Axes,
+        overwritten: Collection[tuple[str, Phase]] | None,
+        root: str,
+    ) -> None:
+        self.results: dict[str, dict[str, dict[int, dict[str, Any]]]] = {}
+        self._at: dict[tuple[str, Phase], list[Node]] = {}
         self._axes = axes
-        self._copies = copies or bool(plan.memory.mutates)
+        self._overwritten = overwritten
+        self._root = root
+        self._step = 0
+        self._shared: list[tuple[Node, Event, torch.Tensor, int]] = []
         for cache in (plan.graph[node] for node in plan.caches):
             self.results[cache.target] = {}
             for path in cache.args[0]:
                 for phase in phases_of(cache):
-                    self.at.setdefault((path, phase), []).append(cache)
+                    self._at.setdefault((path, phase), []).append(cache)
 
-    def take(self, event: Event, value: Any) -> None:
+    def take(self, event: Event, value: Any, rows: Rows) -> None:
         """Keep what passes at a moment: an output, or `(args, kwargs)`."""
-        for cache in self.at.get((event.path, event.phase), ()):
-            if cache.steps is not None and not cache.steps.has(event.call):
+        if event.path == self._root and event.phase == "in":
+            self._step = event.call
+        for cache in self._at.get((event.path, event.phase), ()):
+            if cache.steps is not None and not cache.steps.has(self._step):
                 continue
-            entries = self.results[cache.target].setdefault(event.path, [])
-            if event.phase == "in" or "in" not in phases_of(cache):
-                entries.append({})
-            kept = self._kept(cache, self._part(cache, event, value))
-            if event.phase == "in":
-                entries[-1]["input"], entries[-1]["inputs"] = first_input(kept), kept
+            if cache.invoke is not None and not rows.slices[cache.invoke][1]:
+                continue  # a module of the user's, which the block calls on another prompt's rows
+            kept = self._kept(cache, event, self._part(cache, event, value, rows))
+            entry = self.results[cache.target].setdefault(event.path, {}).setdefault(event.call, {})
+            if event.phase == "out":
+                entry["output"] = kept
             else:
-                _unfinished(entries)["output"] = kept
+                entry["input"], entry["inputs"] = kept if isinstance(kept, RowsError) else first_input(kept), kept
 
-    def _part(self, cache: Node, event: Event, value: Any) -> Any:
-        if self._rows.covers_all(cache.invoke):
+    def check(self) -> None:
+        """Raise OperationError where the model has changed a tensor that was kept as it is."""
+        for cache, event, tensor, version in self._shared:
+            if version_of(tensor) != version:
+                raise OperationError(
+                    f"what the cache has kept of {event} was overwritten later in the pass",
+                    remedy="save a copy there: module.output.clone().save()",
+                    line=cache.line,
+                )
+
+    def _part(self, cache: Node, event: Event, value: Any, rows: Rows) -> Any:
+        if rows.covers_all(cache.invoke):
             return value
         assert cache.invoke is not None
         try:
-            return narrow(value, self._axes.of(event), self._rows, cache.invoke, event)
-        except RowsError:
-            return Unavailable(str(event))
+            return narrow(value, self._axes.of(event), rows, cache.invoke, event)
+        except RowsError as error:
+            return RowsError(error.fact, remedy=error.remedy, line=cache.line)
 
-    def _kept(self, cache: Node, value: Any) -> Any:
+    def _kept(self, cache: Node, event: Event, value: Any) -> Any:
         device, dtype, detach = (cache.kwargs.get(key) for key in ("device", "dtype", "detach"))
+        copied = self._overwritten is None or (event.path, event.phase) in self._overwritten
 
-        def change(tensor: torch.Tensor) -> torch.Tensor:
-            kept = tensor.detach() if detach else tensor
-            if device is not None or dtype is not None:
-                kept = kept.to(device=device, dtype=dtype if kept.is_floating_point() else None)
-            return kept.clone() if self._copies and kept.data_ptr() == tensor.data_ptr() else kept
+        def keep(tensor: torch.Tensor) -> torch.Tensor:
+            own = tensor.detach() if detach else tensor
+            kept = own
+            if dtype is not None and own.is_floating_point():
+                kept = kept.to(dtype)
+            if device is not None and not own.is_meta:
+                kept = kept.to(device)
+            if kept is own and copied:
+                return own.clone()
+            if kept is own:
+                self._shared.append((cache, event, own, version_of(own)))
+            return kept
 
-        return map_tensors(value, change)
-
-
-def _unfinished(entries: list[dict[str, Any]]) -> dict[str, Any]:
-    """The innermost call that has no output yet (a module may call itself)."""
-    return next(entry for entry in reversed(entries) if "output" not in entry)
-
-
-def overwrites(modules: Iterable[nn.Module]) -> bool:
-    """Whether a model has modules that change their inputs in place, so that what is kept has to be copied."""
-    return any(getattr(module, "inplace", False) for module in modules)
+        return map_tensors(value, keep)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import nullcontext
 from typing import Any
 
 import torch
@@ -13,6 +14,7 @@ from loupe.graph.node import Const, Node, Ref, map_argument
 from loupe.graph.opset import effect_of
 from loupe.graph.passes import first_refs
 from loupe.graph.steps import LAST_STEP
+from loupe.ops.modes import in_modes
 from loupe.ops.table import function_of
 from loupe.ops.views import first_input
 from loupe.runtime.batching import Rows, narrow
@@ -80,7 +82,8 @@ class Describer:
             raise Undescribed(f"{node.target} is a function of the user's")
         if effect_of(node.target) == "inplace" and not first_refs(node):
             return args[0]  # a tensor of the user's own is not touched before the run
-        return function_of(node.target)(*args, **kwargs)
+        with nullcontext() if node.modes is None else in_modes(node.modes):
+            return function_of(node.target)(*args, **kwargs)
 
     def _argument(self, arg: Any) -> Any:
         def replace(leaf: Any) -> Any:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Generator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from typing import Any
 
@@ -16,7 +16,7 @@ from loupe.graph.node import RESULT, Event, Node, is_within
 from loupe.ops.gradients import without_history
 from loupe.runtime.aliasing import Tap
 from loupe.runtime.batching import Rows
-from loupe.runtime.collect import Collector, cached_events, overwrites
+from loupe.runtime.collect import Collector, cached_events, counting_events
 from loupe.runtime.gradients import WITHOUT_CHECKPOINT
 from loupe.runtime.host import Batch, Host
 from loupe.runtime.interpreter import Interpreter, Surroundings
@@ -49,6 +49,7 @@ class Pass:
         axes: Axes,
         attached: Collection[str],
         given: Callable[[str], Any],
+        collector: Collector | None,
         *,
         collects: bool,
         pausable: bool,
@@ -69,7 +70,7 @@ class Pass:
         self._reached: dict[tuple[str, str], int] = {}
         self._written: list[tuple[Node, str]] = []
         self._plan: Plan | None = None
-        self._collector: Collector | None = None
+        self._collector = collector
         self._settings_key = ""
         self._calling_host = False
         self._set_aside: list[tuple[dict[str, Any], str, Any]] = []
@@ -99,9 +100,13 @@ class Pass:
         self._plan = plan
         self._last = last
         if self.ended:
-            with self._host.settings(plan.graph, self._host.module), self._tracking():
-                self.interpreter.load(plan)
-                self.interpreter.drain()
+            self._exchange_parameters()
+            try:
+                with self._host.settings(plan.graph, self._host.module), self._tracking():
+                    self.interpreter.load(plan)
+                    self.interpreter.drain()
+            finally:
+                self._exchange_parameters(back=True)
         elif not self._pausable:
             self._whole()
         else:
@@ -113,6 +118,11 @@ class Pass:
         """End the pass where it stands; its hooks come off."""
         if self._paused is not None and not self._paused.finished:
             self._paused.cancel()
+
+    def forget(self) -> None:
+        """Let go of all values: what is left of a pass refers to itself, and would keep them for a while."""
+        self.interpreter.forget()
+        self._set_aside.clear()
 
     def can_take(self, plan: Plan) -> bool:
         """Whether a longer plan can be met from here, or names something that has already passed."""
@@ -174,10 +184,7 @@ class Pass:
             with settings, plainly(model), sent_away_again(model), self._grad_mode(plan):
                 if self._pausable:
                     self._taps.attach_everywhere(host.module, host.prefix, skippable=True)
-                if plan.caches:
-                    copies = overwrites(host.module.modules())
-                    self._collector = Collector(plan, self._rows, self._axes, copies=copies)
-                    self._taps.attach(cached_events(plan), {})
+                self._taps.attach([*cached_events(plan), *counting_events(plan, host.prefix)], {})
                 self._take_up(plan)
                 self._rest()
                 self._call_host()
@@ -185,14 +192,14 @@ class Pass:
             self.stopped_early = True
         finally:
             self._taps.detach()
-            for parameters, name, value in reversed(self._set_aside):
-                parameters[name] = value
-            self._set_aside.clear()
+            self._exchange_parameters(back=True)
             self._open.clear()
             if self._collector is not None:
                 self.interpreter.results.update(self._collector.results)
             self.interpreter.wanted.difference_update(plan.caches)
             self.ended = True
+        if self._collector is not None:
+            self._collector.check()
 
     def _take_up(self, plan: Plan) -> None:
         """Attach what a plan needs beyond what is attached, and do what can be done at once."""
@@ -239,7 +246,7 @@ class Pass:
                 self._note_change(node, before, after)
             value = site.value
         if self._collector is not None and event.op is None:
-            self._collector.take(event, value)
+            self._collector.take(event, value, self._rows)
         if self._pausable:
             self._reached[(event.path, event.phase) if event.op is None else (str(event), event.phase)] = event.call
         return site
@@ -283,7 +290,11 @@ class Pass:
             if self._last:
                 raise StopPass
             assert self._paused is not None
-            self._paused.pause()
+            self._exchange_parameters(back=True)  # the user's other lines see the model's own
+            try:
+                self._paused.pause()
+            finally:
+                self._exchange_parameters()
             assert self._plan is not None  # the longer plan with which the pass was resumed
             self._take_up(self._plan)
 
@@ -343,6 +354,14 @@ class Pass:
         self._set_aside.append((own, name, before))
         new: Any = value.to(device=before.device, dtype=before.dtype)
         own[name] = new
+
+    def _exchange_parameters(self, *, back: bool = False) -> None:
+        """Put what the run has set in place of the model's own parameters, or those back."""
+        places = range(len(self._set_aside))
+        for place in reversed(places) if back else places:
+            parameters, name, value = self._set_aside[place]
+            self._set_aside[place] = (parameters, name, parameters[name])
+            parameters[name] = value
 
     @contextmanager
     def _calling(self, node: Node) -> Generator[None]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Mapping
+from contextlib import AbstractContextManager
 from typing import Any
 
 import torch
@@ -12,7 +13,7 @@ from loupe.graph.node import Event, Node
 from loupe.ops.gradients import Slice, arrival_of, keep_gradient, kept_gradient, let_through
 from loupe.runtime.leaves import leaves_of
 from loupe.runtime.plan import Plan
-from loupe.runtime.tensors import summary, tensors_in
+from loupe.runtime.tensors import share_memory, summary, tensors_in
 
 WITHOUT_CHECKPOINT = "call that part without torch.utils.checkpoint while the block runs"
 _REMEDIES = {
@@ -113,6 +114,26 @@ def ask(node: Node, value: Any) -> None:
         let_through(value)
 
 
+def keeping_copies(storages: set[int]) -> AbstractContextManager[Any]:
+    """Let autograd keep copies of the tensors in these storages, for a backward pass with the values as they are now.
+
+    A change in place would make that pass impossible otherwise, also where it is about the rows of another prompt.
+    """
+
+    def pack(tensor: torch.Tensor) -> tuple[torch.Tensor, int]:
+        own = tensor.detach()
+        kept = own.clone() if share_memory(own, storages) else own
+        return kept, kept._version
+
+    def unpack(packed: tuple[torch.Tensor, int]) -> torch.Tensor:
+        kept, version = packed
+        if kept._version != version:
+            raise RuntimeError("a tensor that the backward pass needs was modified by an inplace operation")
+        return kept
+
+    return torch.autograd.graph.saved_tensors_hooks(pack, unpack)
+
+
 def run_backward(
     plan: Plan,
     node: Node,
@@ -123,19 +144,25 @@ def run_backward(
     visit: Callable[..., None],
     *,
     retain: bool,
-) -> None:
+) -> list[tuple[torch.Tensor, torch.Tensor | None]]:
     """Run a backward pass as far as the values whose gradients are asked for, and stop at each of them on the way.
 
     The user's own leaf tensors collect `.grad` as after a plain `loss.backward()`. The model's weights (`weights` has
     their ids) do not, except those whose gradient is asked for, or with the option `parameter_gradients`. `retain` says
-    that a pass may follow which is not in the plan yet.
+    that a pass may follow which is not in the plan yet. Returns what collected, each with the `.grad` that it had.
     """
     arrivals = _arrivals(plan, node, values, visit, bool(options.get("create_graph")))
+    number = plan.graph.backwards.index(node.id)
+    # Where a peek has asked, and nobody else does, there is nothing left to do.
+    looked_at = not arrivals and any(n.gradient_of is not None and n.site.call == number for n in plan.graph)
     if not isinstance(loss, torch.Tensor) or not loss.requires_grad:
+        if looked_at:
+            return []
         raise OperationError(
             "backward has nothing to reach: the loss does not depend on anything that requires a gradient",
             remedy="derive the loss from floating-point values of the model by operations that torch differentiates; "
-            "a generation, and a block under torch.inference_mode(), run without autograd",
+            "a generation, and a block under torch.inference_mode(), run without autograd, and values of an earlier "
+            "block of a session come without their history",
             line=node.line,
         )
     if loss.numel() != 1 and options.get("gradient") is None:
@@ -150,6 +177,8 @@ def run_backward(
         others = set() if options.get("parameter_gradients") else set(weights()) - asked
         leaves = [leaf for leaf in leaves_of(loss) if id(leaf) not in others]
     inputs = list({id(tensor): tensor for tensor in (*(each.tensor for each in arrivals), *leaves)}.values())
+    if not inputs and looked_at:
+        return []
     if not inputs:
         raise OperationError(
             "backward has nothing to reach: nobody asks for a gradient",
@@ -161,10 +190,13 @@ def run_backward(
         options = {**options, "retain_graph": True}  # alone, the other prompt would have a graph of its own
     gradients = _differentiate(loss, inputs, arrivals, options, node.line)
     found = dict(zip(map(id, inputs), gradients, strict=True))
+    collected = []
     for leaf in leaves:
-        gradient = found[id(leaf)]
+        gradient, before = found[id(leaf)], leaf.grad
         if gradient is not None:
-            leaf.grad = gradient if leaf.grad is None else leaf.grad + gradient
+            collected.append((leaf, before))
+            leaf.grad = gradient if before is None else before + gradient
+    return collected
 
 
 def _arrivals(

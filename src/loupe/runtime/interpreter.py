@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from heapq import heappop, heappush
 from typing import Any
@@ -11,16 +11,18 @@ from typing import Any
 import torch
 
 from loupe.errors import LoupeError, OperationError
-from loupe.graph.node import Const, Event, Node, Ref, map_argument
+from loupe.graph.node import Const, Event, Node, Ref, constants_in, map_argument
 from loupe.graph.steps import LAST_STEP
-from loupe.ops.gradients import without_history
+from loupe.ops.gradients import arrival_of, without_history
+from loupe.ops.modes import in_modes
 from loupe.ops.table import function_of
 from loupe.runtime.aliasing import Aliasing, Tap
 from loupe.runtime.batching import Unavailable
-from loupe.runtime.gradients import ask, run_backward
+from loupe.runtime.devices import Devices, device_of, device_of_module
+from loupe.runtime.gradients import ask, keeping_copies, run_backward
 from loupe.runtime.missed import late_write
 from loupe.runtime.plan import Plan
-from loupe.runtime.tensors import summary
+from loupe.runtime.tensors import storages_of, summary
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +54,7 @@ class Interpreter:
         self.results: dict[str, Any] = {}
         self.done: set[int] = set()
         self.failed: set[int] = set()
+        self.collected: list[tuple[torch.Tensor, torch.Tensor | None]] = []
         self.plan: Plan | None = None
         self.wanted: set[int] = set()
         self.stopped = False
@@ -65,7 +68,8 @@ class Interpreter:
         self._taps: list[Tap] = []
         self._aliasing = Aliasing(self.values, self.results, self.done, self._taps, surroundings.parameter)
         self._snapshots = self._aliasing.snapshots
-        self._moved: dict[tuple[int, torch.device], torch.Tensor] = {}
+        self._devices = Devices()
+        self._takes_constants: set[int] = set()
         self._dispatch: dict[str, Callable[[Node], Any]] = {
             "read": self._read,
             "write": self._write,
@@ -87,12 +91,16 @@ class Interpreter:
         self.wanted = set(plan.wanted) - self.done
         self._differentiated = {node for nodes in plan.gradients.values() for node in nodes}
         self._gates = plan.gates
+        self._changed = plan.changed
+        self._devices.load(plan)
         for node in sorted(plan.live.difference(plan.caches)):
             if node in self.done or node in self._unmet:
                 continue
             unmet = [need for need in plan.needs[node] if need not in self.done]
             gated = plan.graph[node].kind in ("read", "write") or _has_no_step(plan.graph[node])
             self._unmet[node] = len(unmet) + gated
+            if plan.graph.constants and constants_in(plan.graph[node]):
+                self._takes_constants.add(node)
             for need in unmet:
                 self._waiters.setdefault(need, []).append(node)
             if not self._unmet[node]:
@@ -194,6 +202,11 @@ class Interpreter:
             if not self._uses[need]:
                 self.values.pop(need, None)
 
+    def forget(self) -> None:
+        """Let go of all values."""
+        for held in (self.values, self.results, self._snapshots):
+            held.clear()
+
     def pending_events(self) -> list[Event]:
         """The moments that nodes still wait for."""
         assert self.plan is not None
@@ -209,6 +222,9 @@ class Interpreter:
         assert self.plan is not None
         if self._differentiated and any(value is constant for constant in self.plan.graph.constants):
             value = without_history(value)
+        if node.site.port == "skip" and node.id in self._takes_constants:
+            device = device_of_module(self.surroundings.module(node.site.path))
+            value = value if device is None else self._devices.brought(node.args[0], value, device)
         self._tap_of(node).write(node, value)
         return value
 
@@ -254,18 +270,20 @@ class Interpreter:
         options = {key: self._resolve(node, arg) for key, arg in node.kwargs.items()}
         loss = self._resolve(node, node.args[0])
         weights, visit = self.surroundings.weights, self.surroundings.visit
-        run_backward(self.plan, node, self.values, loss, options, weights, visit, retain=self.keep_values)
+        retain = self.keep_values
+        self.collected += run_backward(self.plan, node, self.values, loss, options, weights, visit, retain=retain)
 
     def _invoke(self, node: Node, function: Callable[..., Any]) -> Any:
         assert self.plan is not None
         args = [self._resolve(node, arg) for arg in node.args]
         kwargs = {key: self._resolve(node, arg) for key, arg in node.kwargs.items()} if node.kwargs else {}
         try:
-            if any(type(arg) is Const for arg in node.args):
-                args = self._move_constants(node, args)
-            if node.id in self.plan.memory.mutates:
-                return self._aliasing.apply(self.plan, node, (args, kwargs), lambda a: function(*a[0], **a[1]))
-            return function(*args, **kwargs)
+            if node.id in self._takes_constants:
+                self._devices.bring(node, args, kwargs, self._device_for(node))
+            if node.modes is not None:
+                with in_modes(node.modes):
+                    return self._applied(node, function, args, kwargs)
+            return self._applied(node, function, args, kwargs)
         except LoupeError:
             raise
         except Exception as error:
@@ -277,6 +295,25 @@ class Interpreter:
                 remedy="mend this line; the model is as it was",
                 line=node.line,
             ) from error
+
+    def _kept_for_backward(self, node: Node) -> AbstractContextManager[Any]:
+        """Let autograd keep copies of what other lines, or those of another prompt, may change in place."""
+        assert self.plan is not None
+        roots = self.plan.memory.roots
+        fragile = [
+            value
+            for ref in node.refs()
+            if isinstance(value := self.values.get(ref), torch.Tensor)
+            and (roots[ref] & self._changed if roots else arrival_of(value) and not value.requires_grad)
+        ]
+        return keeping_copies(storages_of(fragile)) if fragile else nullcontext()
+
+    def _applied(self, node: Node, function: Callable[..., Any], args: list[Any], kwargs: dict[str, Any]) -> Any:
+        assert self.plan is not None
+        with self._kept_for_backward(node) if torch.is_grad_enabled() else nullcontext():
+            if node.id in self.plan.memory.mutates:
+                return self._aliasing.apply(self.plan, node, (args, kwargs), lambda a: function(*a[0], **a[1]))
+            return function(*args, **kwargs)
 
     # -- arguments -----------------------------------------------------------------------------------------------------
 
@@ -295,20 +332,10 @@ class Interpreter:
             return map_argument(arg, lambda leaf: self._resolve(node, leaf) if type(leaf) in (Ref, Const) else leaf)
         return arg
 
-    def _move_constants(self, node: Node, args: list[Any]) -> list[Any]:
-        """Bring constants to the device of the values that they meet."""
-        pairs = zip(node.args, args, strict=True)
-        met = (value.device for arg, value in pairs if type(arg) is Ref and isinstance(value, torch.Tensor))
-        device = next(met, None)
-        if device is None:
-            return args
-        for place, (arg, value) in enumerate(zip(node.args, args, strict=True)):
-            if type(arg) is Const and isinstance(value, torch.Tensor) and value.device != device and value.dim() > 0:
-                key = (arg.index, device)
-                if key not in self._moved:
-                    self._moved[key] = value.to(device)
-                args[place] = self._moved[key]
-        return args
+    def _device_for(self, node: Node) -> torch.device | None:
+        """Where the constants that a node takes are wanted: with the module that it calls, or with its other values."""
+        called = device_of_module(self.surroundings.module(node.target)) if node.kind == "call" else None
+        return called or device_of(self._resolve(node, Ref(ref)) for ref in node.refs())
 
 
 def _has_no_step(node: Node) -> bool:

@@ -53,15 +53,19 @@ class Leaves:
         self._attached = attached
         self._given = given
         self._collects = collects
+        self._own: dict[int, nn.Parameter] | None = None
 
     def weights(self) -> dict[int, nn.Parameter]:
-        """The model's own parameters, by their ids."""
-        named = self._modules("").named_parameters(remove_duplicate=False)
-        return {id(weight): weight for path, weight in named if not is_within(path, self._attached)}
+        """The model's own parameters, by their ids, as they are before an edit sets others."""
+        if self._own is None:
+            named = self._modules("").named_parameters(remove_duplicate=False)
+            self._own = {id(weight): weight for path, weight in named if not is_within(path, self._attached)}
+        return self._own
 
     def needs_grad(self, plan: Plan, batch: Batch) -> bool:
         """Whether a gradient could be asked for: by a backward pass, or after the block by what requires one."""
         if plan.graph.backwards or self._collects:
+            self.weights()
             return True
         if not torch.is_grad_enabled():
             return False
@@ -69,7 +73,7 @@ class Leaves:
         return tracking or self._are_used(plan, batch)
 
     def _are_used(self, plan: Plan, batch: Batch) -> bool:
-        """Whether the run would give values that require a gradient of something of the user's, were it a plain call."""
+        """Whether the run uses something of the user's that requires a gradient."""
         graph = plan.graph
         used = [tensor for tensor in tensors_in((batch.args, batch.kwargs)) if tensor.requires_grad]
         live = [graph[node] for node in plan.live]

@@ -4,19 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import nn
 
-from loupe.errors import InputError, Line, LoupeError, NotReachedError
+from loupe.errors import BlockError, InputError, Line, LoupeError, NotReachedError, OperationError, WriteError
 from loupe.graph.graph import Graph
 from loupe.graph.node import RESULT, Node, Site
 from loupe.graph.steps import Unrolled, unroll
 from loupe.ops.views import first_input
 from loupe.runtime.batching import Rows
-from loupe.runtime.collect import cached_events
+from loupe.runtime.collect import Collector, cached_events
 from loupe.runtime.describe import Describer, Undescribed
 from loupe.runtime.forward import Pass
 from loupe.runtime.host import Batch, Given, Host, Input, Nothing
@@ -28,6 +28,7 @@ from loupe.runtime.plain import plainly
 from loupe.runtime.plan import Plan, make_plan
 from loupe.runtime.replay import Start, aside
 from loupe.runtime.rows import SiteAxes
+from loupe.runtime.scanning import ConstantsWithoutData, for_want_of_values, has_no_data
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +45,7 @@ class LocalRun:
     A block without peeks is one pass in the caller's thread. With peeks the pass stands still in a worker thread
     between them; what has passed already is reached by a new pass with the same random numbers. `attached` are the
     paths of modules that the model itself does not call: calls that the block makes of them have sites. `given` has the
-    values that come into the run from outside, by name.
+    values that come into the run from outside, by name. `scans` says that the host has shapes and no values.
     """
 
     def __init__(
@@ -55,7 +56,11 @@ class LocalRun:
         scanner: Scanner,
         attached: Collection[str] = (),
         given: Given | None = None,
+        *,
+        scans: bool = False,
     ) -> None:
+        self._scans = scans
+        self._constants = ConstantsWithoutData()
         self._host = host
         self._given: Given = Nothing() if given is None else given
         self._came_in: dict[str, Any] = {}
@@ -88,12 +93,12 @@ class LocalRun:
         self._inputs.append(Input(args, kwargs, line))
         alone = self._host.merge(self._inputs[-1:])  # what cannot be used is refused here, on its own line
         self._batch = alone if len(self._inputs) == 1 else None
+        self._end_pass()
         if self._start is not None:
             self._start.restore()
             self._start = None
         self._axes = None
         self._describer.forget()
-        self._end_pass()
         return len(self._inputs) - 1
 
     def collect_weights(self) -> None:
@@ -125,6 +130,16 @@ class LocalRun:
 
     def peek(self, node: int) -> Any:
         """The real value of a node, by letting the pass proceed to it."""
+        value = self._reach(node)
+        if self._scans and has_no_data(value):
+            raise BlockError(
+                "a scan has shapes and dtypes, and no values",
+                remedy="decide by shapes in a scan; look at values in model.trace(...)",
+                line=self._graph[node].line,
+            )
+        return value
+
+    def _reach(self, node: int) -> Any:
         flat = self._unrolled()
         if node not in flat.last:
             raise no_step(self._graph[node].line)
@@ -164,7 +179,7 @@ class LocalRun:
                     scan.values[event] = scan.values[other]
             return self._describer.describe(node, scan, Rows(batch.rows, batch.total), self._site_axes())
         except Undescribed:
-            return self.peek(node) if steps is None else self._at_first_step(node)
+            return self._reach(node) if steps is None else self._at_first_step(node)
 
     def device(self, node: int) -> torch.device:
         """Where the value of a node will be."""
@@ -175,7 +190,7 @@ class LocalRun:
         devices = set(devices_of(self._host.module))
         if len(devices) == 1:
             return devices.pop()
-        return self.peek(node).device
+        return self._reach(node).device
 
     def is_tensor(self, site: Site) -> bool:
         """Whether the value at a site is a tensor, by one scan of the model; true where that cannot tell."""
@@ -186,14 +201,13 @@ class LocalRun:
         return known is not False
 
     def _scan_for_tensor(self, site: Site) -> bool:
-        stand_in = self._host.stand_in(site)
-        watch = tuple({each.path for each in (site, stand_in) if each is not None and each.op is not None})
-        scan = self._scan(self._merged(), watch)
-        for each in (site, stand_in):
-            if each is not None and each.event in scan.values:
-                value = scan.values[each.event]
-                return isinstance(first_input(value) if site.port == "input" else value, torch.Tensor)
-        return site.port != "inputs"
+        if self._host.stand_in(site) is not None:
+            return site.port != "inputs"  # a dropout takes one tensor and gives one: no need of a scan for each layer
+        scan = self._scan(self._merged(), (site.path,) if site.op is not None else ())
+        if site.event not in scan.values:
+            return site.port != "inputs"
+        value = scan.values[site.event]
+        return isinstance(first_input(value) if site.port == "input" else value, torch.Tensor)
 
     def operations(self, path: str, call: int) -> list[Operation]:
         """The torch operations of one call of a module, in order, as in a block that taps one of them.
@@ -236,7 +250,7 @@ class LocalRun:
                 raise InputError(
                     "the block has no input", remedy="pass a prompt to trace(...), or use tracer.invoke(prompt)"
                 )
-            plan = make_plan(self._unrolled().graph, changing=self._changing())
+            plan = make_plan(self._unrolled().graph, changing=self._changing(), everything=self._scans)
             if self._pass is not None and not plan.wanted and plan.live <= self._pass.interpreter.done:
                 return Outcome({})  # peeks were all that the block was about
             self._proceed(plan, last=True)
@@ -248,7 +262,7 @@ class LocalRun:
                 error = self._missed().never_reached(plan, interpreter.done, self._attached)
             else:
                 error = self._missed().first(plan, interpreter.done)
-            return Outcome(interpreter.results, error)
+            return Outcome(dict(interpreter.results), error)
         finally:
             self._came_in.clear()
             self._end_pass()
@@ -280,10 +294,28 @@ class LocalRun:
             self._start.keep_changed(plan)
         try:
             self._pass.run(plan, last=last)
-        except BaseException:
+        except BaseException as error:
             self._failed |= self._pass.interpreter.failed
             self._end_pass()
+            if self._scans and isinstance(error, Exception):
+                self._explain(error)
             raise
+
+    def _explain(self, error: Exception) -> None:
+        """Raise BlockError where a scan has failed because it has no values."""
+        if isinstance(error, OperationError) and for_want_of_values(error):
+            raise BlockError(
+                f"a scan has shapes and dtypes, and no values, which this line needs: {error.fact}",
+                remedy="leave it out of the scan, or run the block with model.trace(...)",
+                line=error.line,
+            ) from error
+        own = self._scan(self._merged(), ()).error
+        if own is not None and (isinstance(error, WriteError) or not isinstance(error, LoupeError)):
+            raise BlockError(
+                f"the model cannot be run to its end without data: {type(own).__name__}: {own}",
+                remedy="save values from before that place only, or run the block with model.trace(...)",
+                line=self._inputs[-1].line,
+            ) from error
 
     def _begin_pass(self, plan: Plan, *, pausable: bool) -> None:
         if not self._inputs:
@@ -303,9 +335,17 @@ class LocalRun:
             self._site_axes(),
             self._attached,
             self._came_in.__getitem__,
+            self._collector(plan, pausable=pausable) if plan.caches else None,
             collects=self._collects,
             pausable=pausable,
         )
+
+    def _collector(self, plan: Plan, *, pausable: bool) -> Collector:
+        """What collects the caches of a plan; it copies where the model, or the block, may change a tensor later."""
+        if self._scanner.overwritten is None:
+            self._scan(self._merged(), ())
+        changes = pausable or any(plan.changed_sites(node) for node in plan.memory.mutates if node in plan.live)
+        return Collector(plan, self._site_axes(), None if changes else self._scanner.overwritten, self._host.prefix)
 
     def _know_rows(self, plan: Plan) -> None:
         """Find the rows of every site that one prompt of several is about, before a pass needs them."""
@@ -323,6 +363,9 @@ class LocalRun:
     def _end_pass(self) -> None:
         if self._pass is not None:
             self._pass.cancel()
+            if self._start is not None:
+                self._start.keep_gradients(self._pass.interpreter.collected)
+            self._pass.forget()
             self._pass = None
 
     def _acquire(self) -> None:
@@ -355,6 +398,9 @@ class LocalRun:
 
     def _unrolled(self) -> Unrolled:
         """The graph without step-wise nodes; a pass that knows their copies by other numbers is given up."""
+        if self._scans:
+            flat = unroll(self._graph, 1)
+            return replace(flat, graph=self._constants.graph(flat.graph))
         if not self._is_stepwise():
             return unroll(self._graph, 1)
         before, self._flat = self._flat, unroll(self._graph, self.steps(), self.calls_each)

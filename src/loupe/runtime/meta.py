@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import threading
 from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
@@ -13,13 +14,13 @@ from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten, tree_map_only
 
-from loupe.graph.node import Event
+from loupe.graph.node import Event, Phase
 from loupe.runtime.host import Batch
 from loupe.runtime.offloaded import placements
 from loupe.runtime.ops_tap import Operation, calling_line, watching, without_taps
 from loupe.runtime.plain import named_parts, plainly, submodule
 from loupe.runtime.taps import OpenSite, Taps
-from loupe.runtime.tensors import map_tensors
+from loupe.runtime.tensors import map_tensors, tensors_in, version_of
 
 _MAX_REAL = 1 << 20
 _LEFT_OUT = object()
@@ -112,12 +113,14 @@ class Scanner:
     """Runs a module without data, once for each signature of its inputs, and remembers what passed."""
 
     def __init__(self, module: Callable[[], nn.Module], prefix: str) -> None:
+        self.lock = threading.RLock()  # of the twin: scans and blocks without data run on it one after the other
         self._module = module
         self._prefix = prefix
         self._twin: nn.Module | None = None
         self._cache: dict[Any, Scan] = {}
         self._state: Any = None
         self.kinds: dict[tuple[str, str, str | None], bool] = {}
+        self.overwritten: set[tuple[str, Phase]] | None = None  # where tensors pass that the model changes later
         self.events: list[Event] = []  # of one pass, in order: what all scans that came to the end have seen
 
     def twin(self) -> nn.Module:
@@ -133,6 +136,7 @@ class Scanner:
             self._state, self._twin = state, None
             self._cache.clear()
             self.kinds.clear()
+            self.overwritten = None
 
     def twin_module(self, path: str) -> nn.Module:
         """A submodule of the twin, by its path in the whole model."""
@@ -159,9 +163,11 @@ class Scanner:
         self, batch: Batch, settings: Callable[[nn.Module], AbstractContextManager[None]], watch: tuple[str, ...]
     ) -> Scan:
         scan = Scan()
+        versions: list[tuple[Event, torch.Tensor, int]] = []
 
         def visit(event: Event, value: Any) -> OpenSite | None:
             scan.values[event] = map_tensors(value, lambda tensor: tensor)
+            versions.extend((event, tensor, version_of(tensor)) for tensor in tensors_in(value))
             return None
 
         try:
@@ -185,6 +191,9 @@ class Scanner:
             taps.detach()
         if scan.error is None:
             _merge(self.events, scan.values)
+            if not torch.is_inference_mode_enabled():
+                changed = {(event.path, event.phase) for event, tensor, was in versions if version_of(tensor) != was}
+                self.overwritten = changed | (self.overwritten or set())
         return scan
 
     def _watch(self, path: str, scan: Scan) -> AbstractContextManager[None]:

@@ -158,6 +158,8 @@ def _no_gradient(node: Node, of: int, plan: Plan) -> LoupeError:
     else:
         fact = "the loss of that backward pass does not depend on it"
         remedy = "compute the loss from it; what is detached, or no floating-point tensor, has no gradient"
+        if value.kind == "given":
+            remedy = "a value of an earlier block comes without its history: compute it and the loss in one block"
     return NotReachedError(f"no gradient came to {name}: {fact}", remedy=remedy, line=node.line)
 
 
@@ -168,7 +170,8 @@ def _stop_of(plan: Plan, done: Collection[int]) -> Node | None:
 
 def _stopped(node: Node, stop: Node) -> LoupeError:
     return NotReachedError(
-        f"{node.site} was not reached: the block stops the pass before it" + (f" (at {stop.line})" if stop.line else ""),
+        f"{node.site} was not reached: the block stops the pass before it"
+        + (f" (at {stop.line})" if stop.line else ""),
         remedy="move this line above tracer.stop(), or drop the stop: a pass ends by itself when all is done",
         line=node.line,
     )
@@ -177,7 +180,10 @@ def _stopped(node: Node, stop: Node) -> LoupeError:
 def late_write(plan: Plan, done: Collection[int], node: Node) -> OrderError:
     """The error of a write that still waits for a value when the model goes on from its site."""
     later = _latest_site(plan, done, node.id, set())
-    what, remedy = f"{node.site} is written", "use values from earlier modules, or take the later value from a first trace"
+    what, remedy = (
+        f"{node.site} is written",
+        "use values from earlier modules, or take the later value from a first trace",
+    )
     if node.site.port == "skip":
         what = f"{node.site.module} is skipped"
         remedy += "; `module.output = …` lets the module run, and may use what it returns"

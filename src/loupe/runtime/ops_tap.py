@@ -18,8 +18,10 @@ from loupe.ops.views import first_input
 from loupe.runtime.tensors import map_tensors
 
 _AUGMENTED = "add sub mul truediv floordiv mod pow matmul and or xor lshift rshift".split()
-_SKIPPED = frozenset(
-    ("__get__", "__set__", "__delete__", "size", "dim", "numel", "__len__", "is_floating_point", "__bool__")
+_SKIPPED = frozenset(  # these look at a tensor, and compute none
+    "__get__ __set__ __delete__ __len__ __bool__ __int__ __float__ __index__ __hash__ __repr__ __format__ __array__ "
+    "size dim ndimension numel nelement element_size stride storage_offset data_ptr get_device item tolist numpy "
+    "is_floating_point is_complex is_contiguous is_inference is_conj is_neg is_nonzero".split()
 )
 _IN_PLACE = frozenset(f"__{name}__" for name in ("setitem", *(f"i{each}" for each in _AUGMENTED)))
 
@@ -174,7 +176,8 @@ def listing(module: nn.Module, found: dict[int, list[Operation]]) -> Generator[N
     """Note the operations of each call of a module, in order; their values without data."""
 
     def begin() -> OnOperation:
-        operations = found[len(found)] = []
+        operations: list[Operation] = []
+        found[len(found)] = operations
 
         def act(name: str, index: int, function: Callable[..., Any], args: Any, kwargs: Any) -> Any:
             line = calling_line()
@@ -213,7 +216,9 @@ def run_shown(
         return output if after is None else after(output)
     new = after(map_tensors(output, torch.Tensor.clone))
     if output is None and new is not None:
-        raise ValueError(f"{operation_name(function)} gives nothing: the model goes on with the argument that it changes")
+        raise ValueError(
+            f"{operation_name(function)} gives nothing: the model goes on with the argument that it changes"
+        )
     for tensor, value in zip(tree_leaves(output), tree_leaves(new), strict=True):
         tensor.copy_(value)
     return output

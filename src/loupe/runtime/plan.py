@@ -59,6 +59,11 @@ class Plan:
         """The reads of sites whose value an in-place change may be about."""
         return [index for kind, index in self.memory.mutates[change] if kind == "node" and index in self.sites_read]
 
+    @property
+    def changed(self) -> frozenset[tuple[str, int]]:
+        """Every root that an in-place change of the graph may be about."""
+        return self._widened(frozenset().union(*self.memory.mutates.values()))
+
     def _widened(self, roots: frozenset[tuple[str, int]]) -> frozenset[tuple[str, int]]:
         """Values of two sites may be one tensor (a block's output, the next one's input): one stands for all."""
         if any(kind == "node" and index in self.sites_read for kind, index in roots):
@@ -67,12 +72,18 @@ class Plan:
 
 
 def make_plan(
-    graph: Graph, *, wanted: Iterable[int] | None = None, keep: Iterable[int] = (), changing: Collection[str] = ()
+    graph: Graph,
+    *,
+    wanted: Iterable[int] | None = None,
+    keep: Iterable[int] = (),
+    changing: Collection[str] = (),
+    everything: bool = False,
 ) -> Plan:
     """Work out a plan for a graph; `wanted` defaults to its saves, and functions that may do anything. Pure: no model.
 
     `keep` are nodes that are done where the pass comes by, although nobody waits for them. `changing` are the paths of
-    modules that change their arguments in place when a node calls them.
+    modules that change their arguments in place when a node calls them. `everything` says that each operation is
+    wanted, whether or not something comes of it.
 
     >>> print(make_plan(tracer.graph))
     """
@@ -82,6 +93,7 @@ def make_plan(
         changed = [node for node, roots in memory.mutates.items() if any(kind == "const" for kind, _ in roots)]
         wanted = [node.id for node in graph if node.kind in ("save", "cache", "stop") or is_opaque(graph, node)]
         wanted += changed  # a tensor of the user's own is changed: that leaves the run
+        wanted += [node.id for node in graph if everything and node.kind in ("apply", "call")]
     asked = {*wanted, *graph.backwards}
     live = needed(graph, memory, asked.union(keep, *stops.values()))
     skips = [node for node in graph if node.kind == "write" and node.site.port == "skip"]
@@ -91,7 +103,7 @@ def make_plan(
     users: dict[int, list[int]] = {node: [] for node in live}
     gates: dict[Event, list[int]] = {}
     reads = frozenset(node.id for node in graph if node.kind == "read")
-    gradients = _gradients(graph)
+    gradients = _gradients(graph, live)
     backwards = graph.backwards
     for node_id in sorted(live):
         node = graph[node_id]
@@ -141,11 +153,11 @@ def _above(graph: Graph, stop: Node) -> list[int]:
     return [node.id for node in graph.nodes[: stop.id] if node.kind in ("read", "write")]
 
 
-def _gradients(graph: Graph) -> dict[int, dict[int, bool]]:
+def _gradients(graph: Graph, live: Collection[int]) -> dict[int, dict[int, bool]]:
     """For each backward pass, the nodes whose gradients are open during it, and whether they are kept on the values."""
     found: dict[int, dict[int, bool]] = {backward: {} for backward in graph.backwards}
     order = graph.backwards
-    for node in graph:
+    for node in (graph[each] for each in sorted(live)):
         if node.gradient_of is not None and node.site.call < len(order):
             found[order[node.site.call]].setdefault(node.gradient_of, False)
         elif node.kind == "apply" and node.target in TRACKING:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator
+from collections.abc import Generator, Iterable
 from contextlib import contextmanager
 
 import torch
@@ -21,6 +21,7 @@ class Start:
         cuda = torch.cuda.is_available() and torch.cuda.is_initialized()
         self._cuda = torch.cuda.get_rng_state_all() if cuda else []
         self._kept: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}
+        self._gradients: dict[int, tuple[torch.Tensor, torch.Tensor | None]] = {}
         for tensor in tensors_in((batch.args, batch.kwargs)):
             self._keep(tensor)
         if any(each.training for each in module.modules()):
@@ -35,12 +36,19 @@ class Start:
                 if isinstance(value, torch.Tensor):
                     self._keep(value)
 
+    def keep_gradients(self, collected: Iterable[tuple[torch.Tensor, torch.Tensor | None]]) -> None:
+        """Keep the `.grad` that the user's own tensors had before a backward pass added to it."""
+        for leaf, before in collected:
+            self._gradients.setdefault(id(leaf), (leaf, before))
+
     def restore(self) -> None:
         """Put everything back."""
         torch.set_rng_state(self._cpu)
         if self._cuda:
             torch.cuda.set_rng_state_all(self._cuda)
         with torch.no_grad(), torch._C.DisableTorchFunction():  # none of this is a line of the block that is open
+            for leaf, gradient in self._gradients.values():
+                leaf.grad = gradient
             for tensor, before in self._kept.values():
                 if not torch.equal(tensor, before):
                     tensor.copy_(before)

@@ -52,10 +52,13 @@ class SiteAxes:
         self._before_probe = before_probe
         self._attached = attached
         self._known: dict[Event, tuple[int, ...]] = {}
+        self._untold: set[Event] = set()
 
     def of(self, event: Event) -> tuple[int, ...]:
         """The axes of the leaves of what passes at an event."""
         event = self._passing(event)
+        if event._replace(call=0) in self._untold and event not in self._known:
+            return ()
         if event not in self._known:
             self.prepare([event])
         return self._known[event]
@@ -65,7 +68,7 @@ class SiteAxes:
         return event._replace(path=self._host.prefix) if event.path == RESULT else event
 
     def prepare(self, events: Iterable[Event], *, probe: bool = True) -> None:
-        """Find the axes of several events together; without `probe` as far as scans without data can tell."""
+        """Find the axes of several events together; without `probe` as far as scans that come to their end can tell."""
         events = [self._passing(event) for event in events]
         for event in events:
             if event.phase == "grad" or is_within(event.path, self._attached):  # the block calls it with its own rows
@@ -92,8 +95,8 @@ class SiteAxes:
                 continue
             shapes = [leaf_shapes(scan.values[name]) for scan in scans]
             self._known[event] = axes_from_shapes(shapes, [batch.total for batch in batches])
-        if unseen and not probe:
-            self._known.update(dict.fromkeys(unseen, ()))
+        if not probe and all(scan.error is None for scan in scans):
+            self._untold.update(unseen)
         elif unseen:
             self._probe(unseen, {event: stand_ins[event] for event in unseen if event in stand_ins})
 

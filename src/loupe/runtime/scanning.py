@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Generator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from typing import Any
@@ -10,7 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from loupe.errors import InputError
+from loupe.errors import InputError, LoupeError
 from loupe.graph.graph import Graph
 from loupe.graph.node import Event, Site
 from loupe.runtime.host import Batch, Host, Input
@@ -23,7 +22,7 @@ class MetaHost:
     def __init__(self, host: Host, scanner: Scanner) -> None:
         self._host = host
         self._scanner = scanner
-        self.lock = threading.RLock()
+        self.lock = scanner.lock
 
     @property
     def module(self) -> nn.Module:
@@ -43,7 +42,7 @@ class MetaHost:
         if generation is not None:
             raise InputError(
                 "a scan is one forward pass, and cannot generate",
-                remedy="use trace-like blocks in scan(...), and model.generate(...) for tokens",
+                remedy="scan one forward pass, or generate with `with model.generate(...)`",
                 line=inputs[-1].line if inputs else None,
             )
         batch = self._host.merge(inputs)
@@ -77,6 +76,32 @@ class MetaHost:
     def _without_data(self, settings: AbstractContextManager[None]) -> Generator[None]:
         with settings, MetaMode():
             yield
+
+
+class ConstantsWithoutData:
+    """A block's constants as a scan has them: copies, so that the user's own tensors stay as they are."""
+
+    def __init__(self) -> None:
+        self._known: list[Any] = []
+
+    def graph(self, graph: Graph) -> Graph:
+        """The graph with its constants without data; the same ones each time."""
+        self._known += [_without_data(each) for each in graph.constants[len(self._known) :]]
+        copied = Graph()
+        copied.nodes, copied.constants = graph.nodes, list(self._known)
+        copied.functions, copied.events = graph.functions, graph.events
+        return copied
+
+
+def _without_data(value: Any) -> Any:
+    if not isinstance(value, torch.Tensor):
+        return to_meta(value)
+    return to_meta(value).requires_grad_(value.requires_grad)
+
+
+def for_want_of_values(error: LoupeError) -> bool:
+    """Whether an operation has failed on tensors without data because of that, and not for their shape or dtype."""
+    return isinstance(error.__cause__, NotImplementedError) or "meta tensor" in str(error.__cause__)
 
 
 def has_no_data(value: Any) -> bool:

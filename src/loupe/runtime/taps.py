@@ -16,6 +16,7 @@ from loupe.graph.node import RESULT, Event, Node, Phase
 from loupe.ops.gradients import Slice, remember_whole
 from loupe.ops.views import first_input
 from loupe.runtime.batching import SHARED, Rows, join_rows, narrow, widen
+from loupe.runtime.devices import beside
 from loupe.runtime.ops_tap import OnOperation, OperationWatch, Show, run_shown, watching, wrap_forward
 from loupe.runtime.plain import named_parts
 from loupe.runtime.tensors import share_memory
@@ -72,7 +73,7 @@ class OpenSite:
     def write(self, node: Node, value: Any) -> None:
         """Let the model go on with another value at the node's port."""
         before = self.value
-        new = self._with_first(before, value) if node.site.port == "input" else value
+        new = beside(before, self._with_first(before, value) if node.site.port == "input" else value)
         if not self._rows.covers_all(node.invoke):
             assert node.invoke is not None
             try:

@@ -65,6 +65,11 @@ def storages_of(value: Any) -> set[int]:
     return {found for tensor in tensors_in(value) if (found := storage_of(tensor)) is not None}
 
 
+def version_of(tensor: torch.Tensor) -> int:
+    """How often a tensor has been changed in place; -1 where torch does not count."""
+    return -1 if tensor.is_inference() else tensor._version
+
+
 def summary(value: Any) -> str:
     """Shapes and dtypes of a value, in a few words: `f32[1, 5, 96]`."""
     from loupe.graph.graph import constant_text

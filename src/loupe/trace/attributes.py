@@ -138,7 +138,9 @@ def value_without_data(proxy: Proxy) -> Any:
     recorder = proxy._recorder
     if not recorder.open and recorder.session is not None:
         return recorder.session.described(proxy)
-    return recorder.execution.describe(proxy._ref.node)
+    ref = recorder.encode(proxy) if recorder.open else proxy._ref
+    with recorder.as_opened():
+        return recorder.execution.describe(ref.node)
 
 
 def _device(proxy: Proxy) -> torch.device:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 import torch
+from torch import nn
 from torch.overrides import TorchFunctionMode
 
 from loupe.graph.opset import effect_of
@@ -49,7 +50,9 @@ class Between(TorchFunctionMode):
     def note(self, recorder: Recorder) -> None:
         """A block begins to wait: note what it uses and what it changes."""
         with torch._C.DisableTorchFunction():  # none of this is the user's line
+            modules = [each for each in recorder.graph.constants if isinstance(each, nn.Module)]
             own = [*tensors_within(recorder.graph.constants), *tensors_within(recorder.inputs)]
+            own += [tensor for module in modules for tensor in (*module.parameters(), *module.buffers())]
             if not self.waits:
                 own += self._weights()
             self._used |= _memory(own)
@@ -76,7 +79,7 @@ class Between(TorchFunctionMode):
 
     def _matters(self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
         name = getattr(func, "__name__", "")
-        involved = list(tensors_within((args, kwargs)))
+        involved = list(tensors_within((*args, *kwargs.values())))
         if name in _RANDOM or effect_of(function_name(func) or "") == "random":
             return not any(tensor.is_meta for tensor in involved)  # in a scan nothing is drawn
         memory = _memory(involved)
@@ -90,7 +93,7 @@ class Between(TorchFunctionMode):
 
 
 def tensors_within(value: Any) -> Iterator[torch.Tensor]:
-    """The tensors in nested tuples, lists and mappings, and the weights of modules there."""
+    """The tensors in nested tuples, lists and mappings."""
     if isinstance_proxy(value):
         return
     if isinstance(value, torch.Tensor):
@@ -101,15 +104,19 @@ def tensors_within(value: Any) -> Iterator[torch.Tensor]:
     elif isinstance(value, Mapping):
         for item in value.values():
             yield from tensors_within(item)
-    elif isinstance(value, torch.nn.Module):
-        yield from value.parameters()
-        yield from value.buffers()
 
 
 def random_state() -> RandomState:
     """Where torch's random numbers stand."""
     on_gpu = torch.cuda.is_available() and torch.cuda.is_initialized()
     return [torch.get_rng_state(), *(torch.cuda.get_rng_state_all() if on_gpu else ())]
+
+
+def move_on() -> RandomState:
+    """Draw a random number, so that a seed which is set from here on can be told from none; gives the state then."""
+    with torch._C.DisableTorchFunction():
+        torch.rand((), device="cpu")
+    return random_state()
 
 
 def set_random_state(state: RandomState) -> None:

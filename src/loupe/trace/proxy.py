@@ -157,13 +157,13 @@ class Proxy(Handle):
         return bool(self.value)
 
     def __float__(self) -> float:
-        return float(self.value)
+        return float(_number(self.value))
 
     def __int__(self) -> int:
-        return int(self.value)
+        return int(_number(self.value))
 
     def __complex__(self) -> complex:
-        return complex(self.value)
+        return complex(_number(self.value))
 
     def __index__(self) -> int:
         return operator.index(self.value)
@@ -286,6 +286,11 @@ def settle(proxy: Any) -> None:
     proxy.__dict__.clear()
     object.__dict__["__class__"].__set__(proxy, SavedTensor if type(value) is torch.Tensor else SavedOutput)
     proxy.__dict__["_value"] = value
+
+
+def _number(value: Any) -> Any:
+    """A value about to be a number: torch warns where that leaves a gradient behind, which a look never means."""
+    return value.detach() if isinstance(value, torch.Tensor) and value.requires_grad else value
 
 
 def _is_filled(proxy: Proxy) -> bool:

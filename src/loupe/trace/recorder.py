@@ -6,15 +6,17 @@ import sys
 import threading
 import weakref
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Any
 
 import torch
 
 from loupe.errors import BlockError, Line, NotReachedError
 from loupe.graph.graph import Graph
-from loupe.graph.node import RESULT, Const, Event, Node, Ref, Site, Steps
+from loupe.graph.node import RESULT, Const, Event, Modes, Node, Ref, Site, Steps
 from loupe.graph.opset import effect_of
 from loupe.graph.steps import LAST_STEP, step_name
+from loupe.ops.modes import current_modes, in_modes
 from loupe.ops.table import function_name
 from loupe.trace.backward import backward_options
 from loupe.trace.cache import Cache
@@ -22,6 +24,7 @@ from loupe.trace.containers import find_proxies, replace_proxies
 from loupe.trace.execution import Execution, Owner
 from loupe.trace.functions import BlockMode
 from loupe.trace.handles import isinstance_proxy, unwrap
+from loupe.trace.parameters import Parameters
 from loupe.trace.proxy import Cell, Proxy, make_proxy, settle
 from loupe.trace.source import user_line
 
@@ -69,6 +72,7 @@ class Recorder:
         self.graph = graph
         self.line = line
         self.open = False
+        self._modes = Modes(True)
         self.failed = False
         self.invoke: int | None = None
         self.in_invoke = False
@@ -77,12 +81,12 @@ class Recorder:
         self.steps: Steps | None = None
         self.shifts: dict[str, int] = {}
         self._groups = 0
-        self._last_steps: dict[tuple[int, Steps | None], Ref] = {}
+        self._last_steps: dict[tuple[int, int | None], Ref] = {}
         self._counted = False
         self.generates = False
         self.backward: int | None = None
         self.parameter_gradients = False
-        self.parameters: dict[str, Proxy] | None = None  # in an edit: parameters as they are after the lines so far
+        self.parameters: Parameters | None = None  # in an edit
         self.cells: dict[str, Cell] = {}
         self.containers: list[Any] = [] if session is None else session.containers
         self.inputs: list[Any] = []
@@ -120,23 +124,17 @@ class Recorder:
 
     def call_module(self, path: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Proxy:
         """Record a call of one of the model's own modules on values of the block."""
+        if self.parameters is not None:
+            self.parameters.set_changed()
         arguments = tuple(self.encode(arg) for arg in args)
         return self._append("call", path, arguments, {key: self.encode(arg) for key, arg in kwargs.items()})
 
     def parameter(self, path: str) -> Proxy:
         """Record the reading of a parameter or buffer; an edit gets a copy, which it may change in place."""
-        if self.parameters is None:
-            return self._append("parameter", path)
-        if path not in self.parameters:
-            own = self._append("parameter", path, line=user_line(sys._getframe(2)))
-            self.parameters[path] = self.apply("Tensor.clone", (own,))
-        return self.parameters[path]
-
-    def set_parameter(self, path: str, value: Any) -> None:
-        """Record that the model runs with another parameter."""
-        proxy = self._append("set_parameter", path, (self.encode(value),), line=user_line(sys._getframe(2)))
-        assert self.parameters is not None
-        self.parameters[path] = proxy
+        line = user_line(sys._getframe(2))
+        return (
+            self._append("parameter", path, line=line) if self.parameters is None else self.parameters.read(path, line)
+        )
 
     def read(self, site: Site, view: str | None = None) -> Proxy:
         """Record the reading of a site; a second reading with no write in between is the same value.
@@ -179,20 +177,30 @@ class Recorder:
 
     def _names_step(self) -> bool:
         """Whether a line above is about the step, or the steps, at which the block stands."""
-        for node in self.graph:
-            if node.kind in ("read", "write") and node.steps == self.steps and node.gradient_of is None:
-                if not self.step or node.site.call >= self.step * self.execution.calls_each(node.site.path):
-                    return True
-        return False
+        sites = [
+            node.site
+            for node in self.graph
+            if node.kind in ("read", "write") and node.steps == self.steps and node.gradient_of is None
+        ]
+        step = self.step or 0
+        return any(not step or site.call >= step * self.execution.calls_each(site.path) for site in sites)
 
     def cache(self, modules: Any, options: dict[str, Any]) -> Cache:
         """Record that what passes at these modules is collected."""
         line = user_line(sys._getframe(2))
+        if not options["outputs"] and not options["inputs"]:
+            raise BlockError(
+                "a cache without outputs and inputs collects nothing",
+                remedy="leave include_output as it is, or ask for include_inputs=True",
+                line=line,
+            )
         name = f"cache{len(self.graph.nodes)}"
         paths = self.owner.paths_of(modules)
         self._append("cache", name, (paths,), options, line=line)
+        if self.step is not None:
+            self.graph.nodes[-1].steps = Steps(0, self.step, self.step + 1)
         cache = self.caches[name] = Cache(
-            name, line, self.owner.real_path, lambda path: self.owner.view(Site(path, "output")), self.settle
+            line, paths, self.owner.real_path, lambda path: self.owner.view(Site(path, "output")), self.settle
         )
         return cache
 
@@ -212,6 +220,8 @@ class Recorder:
         self, proxy: Proxy, args: tuple[Any, ...], kwargs: dict[str, Any], *, only_inputs: bool = False
     ) -> int:
         """Record a backward pass from a value; returns its number. With `only_inputs` nothing collects `.grad`."""
+        if self.generates:
+            raise _without_autograd(user_line(sys._getframe(2)))
         number = len(self.graph.backwards)
         options = backward_options(args, kwargs)
         if only_inputs:
@@ -301,9 +311,19 @@ class Recorder:
                 ref.node, kind, target, args, kwargs or {}, self.invoke, line or user_line(sys._getframe(2)), self.steps
             )
         )
+        if kind in ("apply", "call"):
+            nodes[-1].modes = self._modes_of_line()
         proxy = make_proxy(self, ref, tensor=self._is_tensor(kind, target, args, kwargs))
         self._hand_out(proxy)
         return proxy
+
+    def _modes_of_line(self) -> Modes | None:
+        modes = current_modes()
+        return None if modes == self._modes else modes
+
+    def as_opened(self) -> AbstractContextManager[None]:
+        """The torch modes in which the block was opened: those in which its model runs."""
+        return nullcontext() if self._modes_of_line() is None else in_modes(self._modes)
 
     def _hand_out(self, proxy: Proxy) -> None:
         if self.session is not None:
@@ -318,7 +338,9 @@ class Recorder:
     def set_item(self, proxy: Proxy, key: Any, value: Any) -> None:
         """Record `value[key] = …`: in place in a tensor, a list or a dict; a tuple or model output is written anew."""
         node = self.graph[self.encode(proxy).node]
-        if node.kind == "read" and type(key) in (int, str) and not self.execution.is_tensor(node.site):
+        if node.kind == "read" and type(key) in (int, str) and not self.execution.describes:
+            self.write(node.site, self.apply("loupe.set_item", (proxy, key, value)))  # what it is, the run will tell
+        elif node.kind == "read" and type(key) in (int, str) and not self.execution.is_tensor(node.site):
             self.write(node.site, self.apply("loupe.with_item", (proxy, key, value)))
         else:
             self.apply("operator.setitem", (proxy, key, value))
@@ -369,7 +391,8 @@ class Recorder:
         probe = Node(len(self.graph), "read", Site("", "input", step), line=line)
         self.graph.nodes.append(probe)
         try:
-            self.execution.peek(probe.id)
+            with self.as_opened():
+                self.execution.peek(probe.id)
         except NotReachedError:
             return False
         return True
@@ -389,6 +412,8 @@ class Recorder:
                 remedy="put generate(...) above `for step in tracer.iter[...]`, or give the loop an end",
                 line=line,
             )
+        if self.graph.backwards:
+            raise _without_autograd(line)
         self.execution.generate(options)
         self.generates = True
         return self.read(Site(RESULT, "output"))
@@ -396,7 +421,8 @@ class Recorder:
     def peek(self, proxy: Proxy) -> Any:
         """The real value, now; refused for a value of each step where the block stands at none of them."""
         steps = self.graph[proxy._ref.node].steps
-        if steps is not None and steps == self.steps:
+        if steps is not None and self.steps is not None:
+            steps = self.steps
             where = "tracer.all()" if str(steps) == "0:" else f"tracer.iter[{steps}]"
             raise BlockError(
                 f"a value is looked at inside `with {where}:`, which is written once for all its steps",
@@ -404,7 +430,8 @@ class Recorder:
                 line=user_line(sys._getframe(2)),
             )
         self.looks += 1
-        return self.execution.peek(self.encode(proxy).node)
+        with self.as_opened():
+            return self.execution.peek(self.encode(proxy).node)
 
     # -- arguments -----------------------------------------------------------------------------------------------------
 
@@ -439,13 +466,13 @@ class Recorder:
         return const
 
     def _from_here(self, ref: Ref) -> Ref:
-        """A value of each step, seen from outside its block, is that of the last step that happens."""
-        steps = self.graph[ref.node].steps
-        if steps is None or steps == self.steps:
+        """A value of each step, seen from a loop, is that of the loop's step; from elsewhere, of the last that happens."""
+        if self.steps is not None or self.graph[ref.node].steps is None:
             return ref
-        key = (ref.node, self.steps)
+        key = (ref.node, self.step)
         if key not in self._last_steps:
-            self._last_steps[key] = self._append("apply", LAST_STEP, (ref,))._ref
+            here = (ref,) if self.step is None else (ref, self.step)
+            self._last_steps[key] = self._append("apply", LAST_STEP, here)._ref
         return self._last_steps[key]
 
     # -- the block's life ----------------------------------------------------------------------------------------------
@@ -460,6 +487,7 @@ class Recorder:
                     line=self.line,
                 )
         self.open = True
+        self._modes = current_modes()
         open_recorders().append(self)
         self._mode = BlockMode(self)
         self._mode.__enter__()
@@ -496,6 +524,12 @@ class Recorder:
 
     def keep_container(self, container: Any) -> Any:
         """Keep the values that a list or dict holds when the block ends."""
+        if self.parameters is not None:
+            raise BlockError(
+                "a container is saved in an edit, which runs in blocks to come",
+                remedy="save it in a trace of the edited model",
+                line=user_line(sys._getframe(2)),
+            )
         self.containers.append(container)
         return container
 
@@ -507,6 +541,14 @@ class Recorder:
         for proxy in found:
             if proxy._cell is None:
                 self.save(proxy)
+
+
+def _without_autograd(line: Line) -> BlockError:
+    return BlockError(
+        "a generation runs without autograd, so that there are no gradients in its block",
+        remedy="trace the ids that it gives: `with model.trace(ids):`",
+        line=line,
+    )
 
 
 def _nested(line: Line) -> BlockError:

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from loupe.errors import BlockError, Line
-from loupe.trace.between import Between, RandomState, random_state, same_state, set_random_state
+from loupe.trace.between import Between, RandomState, move_on, random_state, same_state, set_random_state
 from loupe.trace.containers import find_proxies, replace_proxies
 from loupe.trace.mount import mount, unmount
 from loupe.trace.proxy import Cell, Proxy, settle
@@ -89,8 +89,8 @@ class Session:
         self._blocks.append(recorder)
         now = random_state()
         follows = bool(self._waiting) and same_state(now, self._random)
-        self._random = now
         self._waiting.append(Waiting(recorder, None if follows else now))
+        self._random = move_on()
         self._between.note(recorder)
         if recorder.execution.begun():
             self.run_waiting()
@@ -275,6 +275,8 @@ class Session:
                 for container in self.containers:
                     replace_proxies(container, lambda proxy: proxy._recorder.session is self)
         finally:
+            if self._waiting and self._waiting[0].random and same_state(random_state(), self._random):
+                set_random_state(self._waiting[0].random)
             for each in self._waiting:
                 each.recorder.failed = True
                 each.recorder.execution.abandon()

@@ -159,7 +159,9 @@ def test_a_part_that_runs_alone_has_the_edits_inside_it_and_no_others(hf, model)
     assert torch.allclose(found, want, atol=1e-5)
     assert torch.allclose(edited.transformer.h[1](hidden), want, atol=1e-5)
     assert torch.allclose(model.transformer.h[1](hidden), block(hidden))
-    with pytest.raises(BlockError, match=r"transformer\.h\.2 cannot be run alone.*needs transformer\.h\.1\.mlp\.output"):
+    with pytest.raises(
+        BlockError, match=r"transformer\.h\.2 cannot be run alone.*needs transformer\.h\.1\.mlp\.output"
+    ):
         edited.transformer.h[2].trace(hidden)
 
 
@@ -255,5 +257,3 @@ def test_an_edited_and_an_unedited_model_are_traced_in_two_threads(hf, model):
     for thread in threads:
         thread.join()
     assert wrong == []
-
-

@@ -120,9 +120,7 @@ def test_a_double_loop_equals_separate_traces(language):
 
 
 programs = st.lists(
-    st.tuples(
-        st.sampled_from(["read", "patch", "scale", "look", "between"]), st.integers(0, 2), st.integers(0, 1)
-    ),
+    st.tuples(st.sampled_from(["read", "patch", "scale", "look", "between"]), st.integers(0, 2), st.integers(0, 1)),
     min_size=1,
     max_size=6,
 )

@@ -7,7 +7,7 @@ from torch import nn
 from loupe import LanguageModel, Model
 from loupe.errors import BlockError, NotReachedError, OrderError, WriteError
 from tests import tiny
-from tests.control.by_hand import IDS, gpt2, given, replaced, watched
+from tests.control.by_hand import IDS, given, gpt2, replaced, watched
 
 FAMILIES = list(tiny.CONFIGS)
 H1 = "transformer.h.1"

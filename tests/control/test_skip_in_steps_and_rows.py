@@ -6,7 +6,7 @@ import torch
 from loupe import LanguageModel, Model
 from loupe.errors import OrderError, RowsError
 from tests import tiny
-from tests.control.by_hand import IDS, OPTIONS, gpt2, given, replaced, watched
+from tests.control.by_hand import IDS, OPTIONS, given, gpt2, replaced, watched
 
 FAMILIES = list(tiny.CONFIGS)
 H1 = "transformer.h.1"
@@ -92,7 +92,7 @@ def test_a_skip_that_is_written_at_one_step_leaves_another_open_to_lines_inside(
     assert torch.equal(only, early.value)
 
 
-# -- rows ---------------------------------------------------------------------------------------------------------------
+# -- rows -------------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -189,7 +189,7 @@ def test_one_prompt_cannot_skip_with_what_another_has_only_later_or_with_rows_of
     assert tiny.hooks_on(tiny.hf_model("gpt2")) == 0
 
 
-# -- peeks --------------------------------------------------------------------------------------------------------------
+# -- peeks ------------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("looked", ["before", "at its input", "after", "beyond", "at its output, not kept"])

@@ -87,12 +87,11 @@ def test_variables_of_python_go_from_step_to_step():
     block = model.get(BLOCK)
     with model.generate(IDS, **OPTIONS) as tracer:
         total, states = None, []
-        for step in tracer.iter[:3]:
+        for _step in tracer.iter[:3]:
             total = block.output if total is None else total[:, -1:] + block.output
             block.output = total
             states.append(total.save())
         ids = tracer.result.save()
-    assert step == 2
     assert torch.equal(ids, want)
     same(states, seen[:3])
 

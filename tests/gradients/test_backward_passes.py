@@ -69,6 +69,46 @@ def test_each_invoke_may_run_its_own_backward_pass():
         torch.testing.assert_close(gradient.value, expected, atol=1e-5, rtol=1e-4)
 
 
+@pytest.mark.parametrize("invokes", [False, True])
+@pytest.mark.parametrize("write", ["in place", "assigned"])
+def test_a_written_gradient_is_what_goes_on_and_what_is_kept(invokes, write):
+    def hook(hidden):
+        hidden = hidden.clone()
+        hidden.register_hook(lambda gradient: gradient * torch.tensor([0.0, 2, 2, 2])[:, None])
+        return hidden
+
+    alone, want = gradients("gpt2"), gradients("gpt2", change={"transformer.h.1": hook})
+    model, layers = model_of("gpt2")
+
+    def block():
+        early, hidden = layers[0].output, layers[1].output.save()
+        hidden.retain_grad()
+        with model.output[:, -1, 0].sum().backward():
+            if write == "in place":
+                hidden.grad[:] *= 2
+                hidden.grad[:, 0] = 0
+            else:
+                hidden.grad = hidden.grad * torch.tensor([0.0, 2, 2, 2])[:, None]
+            return early.grad.save(), hidden
+
+    with model.trace(*(() if invokes else (IDS,))) as tracer:
+        if invokes:
+            with tracer.invoke(IDS + 1):
+                other = layers[1].output.save()
+                other.retain_grad()
+                model.output[:, -1, 0].sum().backward()
+            with tracer.invoke(IDS):
+                found, hidden = block()
+        else:
+            found, hidden = block()
+    torch.testing.assert_close(found.value, want[0], atol=1e-5, rtol=1e-4)
+    expected = alone[1] * 2
+    expected[:, 0] = 0
+    torch.testing.assert_close(hidden.grad, expected, atol=1e-5, rtol=1e-4)
+    if invokes:
+        torch.testing.assert_close(other.grad, gradients("gpt2", IDS + 1)[1], atol=1e-5, rtol=1e-4)
+
+
 def test_a_gradient_saved_before_it_is_replaced_stays_what_it_was():
     want = gradients("gpt2")
     model, layers = model_of("gpt2")
@@ -226,10 +266,9 @@ def test_a_gradient_that_only_a_peek_asks_for_keeps_nobody_from_going_on():
         hidden = layers[1].output
         model.output[:, -1, 0].sum().backward()
         norm = float(hidden.grad.norm())
-        float(layers[0].output.norm())
-        logits = model.output.save()
+        given = layers[0].input.save()  # the pass went by there: another one begins, in which nobody asks
     assert norm == pytest.approx(float(want[1].norm()), rel=1e-4)
-    assert logits.shape == (1, 4, 64)
+    assert given.shape == (1, 4, 32)
 
 
 def test_a_peek_at_a_gradient_sees_the_real_one_and_the_block_goes_on():

@@ -100,6 +100,26 @@ def test_a_backward_pass_after_the_block_finds_what_the_block_asked_for():
     assert other.shape == (1, 4, 64)
 
 
+@pytest.mark.parametrize("freeze", [False, True])
+def test_a_gradient_asked_for_after_a_peek_is_there_although_the_pass_did_not_track_it(freeze):
+    probe = torch.nn.Linear(32, 1)
+    want, hf = gradients("gpt2"), tiny.hf_model("gpt2").requires_grad_(not freeze)
+    try:
+        model = LanguageModel(hf)
+        with model.trace(IDS):
+            early, hidden = model.transformer.h[0].output, model.transformer.h[1].output
+            assert float(early.norm() + probe(hidden).sum().exp()) > 0  # the probe alone is tracked
+            loss = model.output[:, -1, 0].sum()
+            with loss.backward(retain_graph=True):
+                late = float(hidden.grad.norm())  # and now the second block
+            with loss.backward():
+                found = early.grad.save()
+    finally:
+        hf.requires_grad_(True)
+    assert late == pytest.approx(float(want[1].norm()), rel=1e-4)
+    torch.testing.assert_close(found.value, want[0])
+
+
 def test_prompts_of_one_frozen_pass_have_the_gradients_of_each_alone():
     prompts = [torch.tensor([[5, 9, 2, 7]]), torch.tensor([[3, 8, 1, 6], [2, 2, 9, 4]])]
     want = [gradients("gpt2", prompt) for prompt in prompts]

@@ -25,8 +25,9 @@ from loupe.runtime.plain import named_parts, submodule
 from loupe.runtime.scanning import MetaHost
 from loupe.trace.handles import unwrap
 from loupe.trace.recorder import Recorder, open_recorders
-from loupe.trace.session import Session, open_sessions
+from loupe.trace.session import Session
 from loupe.trace.source import user_line
+from loupe.trace.stacks import open_sessions
 from loupe.trace.tracer import Tracer
 
 
@@ -93,7 +94,7 @@ class Root(Envoy):
         return True
 
     def paths_of(self, modules: Any) -> tuple[str, ...]:
-        """The paths of modules: all for None; a path, a pattern (`h.*.mlp`), an envoy, a module, a class, or several."""
+        """The paths of modules: all for None; a path, a pattern (`h.*.mlp`), an envoy, a module, a class, several."""
         known = self._known_modules()
         if modules is None:
             return tuple(known)

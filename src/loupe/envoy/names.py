@@ -74,11 +74,11 @@ class Aliases:
 
     def real(self, path: str) -> str:
         """A path with the model's own names in place of aliases."""
-        real = ""
+        names: list[str] = []
         for name in path.split(".") if path else ():
-            step = f"{real}.{name}" if real else name
-            real = self._paths.get(step, step)
-        return real
+            step = ".".join((*names, name))
+            names = self._paths.get(step, step).split(".")
+        return ".".join(names)
 
     def find(self, pattern: str, modules: Iterable[str]) -> list[str]:
         """The paths that a pattern means, in which names may be aliases: `layers.*.mlp`."""
@@ -127,7 +127,7 @@ def _places(key: Key, modules: Mapping[str, nn.Module]) -> list[tuple[str, str]]
         named = key if isinstance(key, str) else key.__name__
         paths = [path for path in modules if path]
         short = [name for name in (path.rpartition(".")[2] for path in paths) if not name.isdigit()]
-        classes = [] if isinstance(key, str) else [type(module).__name__ for module in modules.values()]
+        classes: list[str] = [] if isinstance(key, str) else [type(module).__name__ for module in modules.values()]
         known = list(dict.fromkeys(classes or [*short, *paths]))
         raise UnknownModuleError(
             f"no module is called {named!r}, so it cannot be renamed", remedy=nearest(named, known)

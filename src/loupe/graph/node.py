@@ -137,8 +137,8 @@ class Modes(NamedTuple):
     autocast: tuple[tuple[str, str], ...] = ()
 
     def __str__(self) -> str:
-        parts = [] if self.grad else ["no_grad"]
-        return ", ".join(parts + [f"autocast {kind} {dtype}" for kind, dtype in self.autocast]) or "as outside"
+        gradients = "grad" if self.grad else "no_grad"
+        return ", ".join((gradients, *(f"autocast {kind} {dtype}" for kind, dtype in self.autocast)))
 
 
 @dataclass(slots=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -50,6 +50,7 @@ class Aliasing:
     done: set[int]
     taps: Sequence[Tap]
     parameter: Callable[[str], Any]
+    weights: Callable[[], Mapping[int, torch.Tensor]]
     snapshots: dict[int, dict[int, Any]] = field(default_factory=dict)
 
     def apply(self, plan: Plan, node: Node, arguments: Arguments, run: Callable[[Arguments], Any]) -> Any:
@@ -97,6 +98,11 @@ class Aliasing:
         for root in self._parameters(plan, node):
             if share_memory(self.parameter(root.target), storages):
                 raise _parameter_changed(root.target, node)
+        came_in = any(
+            kind == "node" and plan.graph[index].kind == "given" for kind, index in plan.memory.mutates[node.id]
+        )
+        if came_in and any(share_memory(weight, storages) for weight in self.weights().values()):
+            raise _parameter_changed("weight", node)
 
     def _without_parameters(
         self, plan: Plan, node: Node, arguments: Arguments

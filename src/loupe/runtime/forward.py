@@ -12,7 +12,7 @@ from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from loupe.errors import LoupeError, OperationError, OrderError, WriteError
-from loupe.graph.node import RESULT, Event, Node, is_within
+from loupe.graph.node import RESULT, Event, Node, Site, is_within
 from loupe.ops.gradients import without_history
 from loupe.runtime.aliasing import Tap
 from loupe.runtime.batching import Rows
@@ -257,14 +257,14 @@ class Pass:
         assert plan is not None
         changed = {read for node in plan.memory.mutates if node in plan.live for read in plan.changed_sites(node)}
         for node in (plan.graph[place] for places in plan.gates.values() for place in places):
-            if node.kind in ("read", "write") and node.gradient_of is None and node.site.path == path:
-                if node.kind == "write" or node.id in changed:
-                    raise OperationError(
-                        f"{node.site} is changed, and lies in a part that the backward pass computes a second time "
-                        "(torch.utils.checkpoint), without the change",
-                        remedy=WITHOUT_CHECKPOINT,
-                        line=node.line,
-                    )
+            there = isinstance(node.target, Site) and node.gradient_of is None and node.site.path == path
+            if there and (node.kind == "write" or node.id in changed):
+                raise OperationError(
+                    f"{node.site.lands} is changed, and lies in a part that the backward pass computes a second "
+                    "time (torch.utils.checkpoint), without the change",
+                    remedy=WITHOUT_CHECKPOINT,
+                    line=node.line,
+                )
 
     def _stand_at(self, *sites: Tap) -> None:
         """Open the sites of one value, do what is due, stand still where the block asks for it, and close them."""

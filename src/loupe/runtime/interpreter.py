@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from heapq import heappop, heappush
@@ -29,7 +29,7 @@ from loupe.runtime.tensors import storages_of, summary
 class Surroundings:
     """What nodes need beside values: the model's modules and parameters, and what surrounds a call of a module.
 
-    `weights` gives the ids of the model's own parameters, `visit` opens sites that open together.
+    `weights` gives the model's own parameters by their ids, `visit` opens sites that open together.
     """
 
     module: Callable[[str], Any]
@@ -38,7 +38,7 @@ class Surroundings:
     given: Callable[[str], Any]
     calling: Callable[[Node], AbstractContextManager[None]]
     visit: Callable[..., None]
-    weights: Callable[[], Collection[int]]
+    weights: Callable[[], Mapping[int, torch.Tensor]]
 
 
 class Interpreter:
@@ -66,7 +66,9 @@ class Interpreter:
         self._gate_open: set[int] = set()
         self._differentiated: set[int] = set()
         self._taps: list[Tap] = []
-        self._aliasing = Aliasing(self.values, self.results, self.done, self._taps, surroundings.parameter)
+        self._aliasing = Aliasing(
+            self.values, self.results, self.done, self._taps, surroundings.parameter, surroundings.weights
+        )
         self._snapshots = self._aliasing.snapshots
         self._devices = Devices()
         self._takes_constants: set[int] = set()
@@ -137,7 +139,7 @@ class Interpreter:
                 raise late_write(self.plan, self.done, self.plan.graph[node_id])
 
     def settle_last_steps(self) -> None:
-        """The model has returned: a value that was to come from a step that has not happened is that of the last one."""
+        """The model has returned: a value of a step that has not happened is that of the last one."""
         self.returned = True
         self._settle_last_steps()
         self.drain()
@@ -204,7 +206,7 @@ class Interpreter:
 
     def forget(self) -> None:
         """Let go of all values."""
-        for held in (self.values, self.results, self._snapshots):
+        for held in (self.values, self.results, self._snapshots, self._taps):
             held.clear()
 
     def pending_events(self) -> list[Event]:

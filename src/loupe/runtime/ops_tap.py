@@ -197,7 +197,7 @@ Show = Callable[[Any], Any]
 def run_shown(
     function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], before: Show | None, after: Show | None
 ) -> Any:
-    """Run an operation whose inputs, or output, are shown to a block: each is given what passes, and gives what goes on.
+    """Run an operation whose inputs, or output, are shown: each is given what passes, and gives what goes on.
 
     A model that calls an operation which changes a tensor in place goes on with that tensor, whatever the call returns.
     There the block is shown copies, which stay as they are, and what it makes of them is put into the tensor.

@@ -37,7 +37,7 @@ class Parameters:
             own = recorder._append("parameter", path, line=line)
             copy = recorder.apply("Tensor.clone", (own,))
             self._own[copy._ref.node] = own._ref.node
-            shared = [] if path in self._apart else self._tied_to(path)
+            shared: list[str] = [] if path in self._apart else self._tied_to(path)
             for each in (path, *(each for each in shared if each not in self._apart)):
                 self._copies[each] = copy
         return self._copies[path]

@@ -466,7 +466,7 @@ class Recorder:
         return const
 
     def _from_here(self, ref: Ref) -> Ref:
-        """A value of each step, seen from a loop, is that of the loop's step; from elsewhere, of the last that happens."""
+        """A value of each step, seen from a loop, is that of its step; from elsewhere, of the last that happens."""
         if self.steps is not None or self.graph[ref.node].steps is None:
             return ref
         key = (ref.node, self.step)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable, Generator, Iterable
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -17,17 +16,7 @@ from loupe.trace.containers import find_proxies, replace_proxies
 from loupe.trace.mount import mount, unmount
 from loupe.trace.proxy import Cell, Proxy, settle
 from loupe.trace.recorder import Recorder, open_recorders
-
-_open = threading.local()
-
-
-def open_sessions() -> list[Session]:
-    """The sessions that are open in this thread, the innermost last."""
-    stack: list[Session] | None = getattr(_open, "stack", None)
-    if stack is None:
-        stack = []
-        _open.stack = stack
-    return stack
+from loupe.trace.stacks import open_sessions
 
 
 @dataclass(slots=True)
@@ -183,7 +172,7 @@ class Session:
         return True
 
     def name_of(self, proxy: Proxy, taker: Recorder) -> str | None:
-        """The name under which a later block gets an unsaved value; None for a value that is no longer the session's."""
+        """The name under which a later block gets an unsaved value; None for one that is no longer the session's."""
         recorder, cell = proxy._recorder, proxy._cell
         if self.waits_for(recorder):
             cell = recorder.keep(proxy)

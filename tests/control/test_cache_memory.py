@@ -55,6 +55,32 @@ def test_what_cannot_be_split_raises_where_it_is_read_and_nowhere_else():
     assert "not available to one" in repr(cache["loss"].output)
 
 
+class Decides(nn.Module):
+    """Goes on as its data decides, and changes a tensor in place that has passed."""
+
+    def __init__(self):
+        super().__init__()
+        self.a, self.b = nn.Linear(4, 4), nn.Linear(4, 4)
+
+    def forward(self, x):
+        h = self.a(x)
+        if h.abs().sum() >= 0:
+            h.add_(1)
+        return self.b(h)
+
+
+def test_rows_are_found_by_runs_where_data_decides_how_the_model_goes_on():
+    net, one, two = Decides(), torch.randn(2, 4), torch.randn(3, 4)
+    with Model(net).trace() as tracer:
+        with tracer.invoke(one):
+            first = tracer.cache()
+        with tracer.invoke(two):
+            second = tracer.cache()
+    for cache, x in ((first, one), (second, two)):
+        for path, calls in all_outputs(net, lambda x=x: net(x)).items():
+            torch.testing.assert_close(cache[path].output, calls[0])
+
+
 class Square(nn.Module):
     def forward(self, x):
         return x @ x.T
@@ -136,17 +162,6 @@ def test_only_what_is_overwritten_is_copied():
 
 
 def test_what_data_decides_to_overwrite_is_kept_as_it_passed():
-    class Decides(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.a, self.b = nn.Linear(4, 4), nn.Linear(4, 4)
-
-        def forward(self, x):
-            h = self.a(x)
-            if h.abs().sum() >= 0:
-                h.add_(1)
-            return self.b(h)
-
     net, x = Decides(), torch.randn(3, 4)
     with Model(net).trace(x) as tracer:
         cache = tracer.cache()

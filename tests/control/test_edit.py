@@ -1,7 +1,6 @@
 """Hold edited models against plain hooks: what an edit may do, and which models it is about."""
 
 import gc
-import threading
 import weakref
 
 import pytest
@@ -10,7 +9,7 @@ from torch import nn
 
 import loupe
 from loupe import LanguageModel, Model
-from loupe.errors import BlockError, NotReachedError
+from loupe.errors import NotReachedError
 from tests import tiny
 from tests.tiny import hooked
 
@@ -40,7 +39,7 @@ def by_hooks(hf, outputs, ids=IDS, inputs=()):
         return hf(ids).logits
 
 
-def zero_at(value):
+def times(value):
     return lambda output: output * value
 
 
@@ -89,16 +88,17 @@ def test_the_copy_shares_modules_and_weights_with_the_original(hf, model):
 
 def test_edits_are_put_on_top_of_each_other_and_copies_of_copies_are_apart(hf, model):
     with model.edit() as first:
-        first.transformer.h[0].output[0][:] += 1
+        first.transformer.h[0].output[0][:, :, 0] += 1
     with first.edit() as second:
         second.transformer.h[0].output[0][:] *= 2
     with second.edit() as third:
-        third.transformer.h[0].output[0][:] += 5
+        third.transformer.h[0].output[0][:, :, 1] += 5
+    one = torch.eye(32)[0]
     change = {
         id(model): lambda o: o,
-        id(first): lambda o: o + 1,
-        id(second): lambda o: (o + 1) * 2,
-        id(third): lambda o: (o + 1) * 2 + 5,
+        id(first): lambda o: o + one,
+        id(second): lambda o: (o + one) * 2,
+        id(third): lambda o: (o + one) * 2 + one.roll(1) * 5,
     }
     for each in (model, first, second, third):
         assert torch.allclose(logits(each), by_hooks(hf, {"transformer.h.0": change[id(each)]}), atol=1e-5)
@@ -112,26 +112,26 @@ def test_an_edit_in_place_holds_until_it_is_cleared(hf, model):
     with model.edit(inplace=True) as same:
         same.transformer.h[1].mlp.output[:] = 0
     assert same is model
-    changed = by_hooks(hf, {"transformer.h.1.mlp": zero_at(0)})
+    changed = by_hooks(hf, {"transformer.h.1.mlp": times(0)})
     assert torch.allclose(logits(model), changed, atol=1e-6)
     with model.edit() as copy:
         copy.transformer.h[2].mlp.output[:] = 0
     model.clear_edits()
     assert torch.equal(logits(model), before)
-    both = by_hooks(hf, {"transformer.h.1.mlp": zero_at(0), "transformer.h.2.mlp": zero_at(0)})
+    both = by_hooks(hf, {"transformer.h.1.mlp": times(0), "transformer.h.2.mlp": times(0)})
     assert torch.allclose(logits(copy), both, atol=1e-6)
 
 
 def test_a_block_reads_what_an_edit_has_written_and_writes_on_top(hf, model):
     with model.edit() as edited:
-        edited.transformer.h[0].output[0][:] += 1
+        edited.transformer.h[0].output[0][:] *= -1
     with edited.trace(IDS):
         seen = edited.transformer.h[0].output[0].clone().save()
         edited.transformer.h[0].output[0][:] *= 2
         found = edited.output.save()
     plain = tiny.outputs_of(hf, ["transformer.h.0"], IDS)[0]["transformer.h.0"]
-    assert torch.allclose(seen, plain + 1)
-    assert torch.allclose(found, by_hooks(hf, {"transformer.h.0": lambda o: (o + 1) * 2}), atol=1e-5)
+    assert torch.allclose(seen, -plain)
+    assert torch.allclose(found, by_hooks(hf, {"transformer.h.0": times(-2)}), atol=1e-5)
 
 
 def test_an_item_of_a_tuple_can_be_assigned_in_an_edit(hf, model):
@@ -219,24 +219,24 @@ def test_calls_of_modules_and_functions_of_the_user_work_in_an_edit(hf, model):
 
 
 def test_functions_of_one_name_in_two_edits_stay_two(hf, model):
-    def adding(number):
+    def scaling(number):
         @loupe.fn
         def change(v):
-            return v + number
+            return v * number
 
         return change
 
     with model.edit() as edited:
-        edited.transformer.h[0].mlp.output = adding(1.0)(edited.transformer.h[0].mlp.output)
+        edited.transformer.h[0].mlp.output = scaling(2.0)(edited.transformer.h[0].mlp.output)
     with edited.edit() as edited:
-        edited.transformer.h[1].mlp.output = adding(10.0)(edited.transformer.h[1].mlp.output)
+        edited.transformer.h[1].mlp.output = scaling(-3.0)(edited.transformer.h[1].mlp.output)
     with edited.trace(IDS):
-        third = adding(100.0)(edited.transformer.h[2].mlp.output).save()
+        third = scaling(100.0)(edited.transformer.h[2].mlp.output).save()
         found = edited.output.save()
-    changes = {"transformer.h.0.mlp": lambda o: o + 1, "transformer.h.1.mlp": lambda o: o + 10}
+    changes = {"transformer.h.0.mlp": times(2), "transformer.h.1.mlp": times(-3)}
     with hooked(hf, changes):
         outputs, _ = tiny.outputs_of(hf, ["transformer.h.2.mlp"], IDS)
-    assert torch.allclose(third, outputs["transformer.h.2.mlp"] + 100, atol=1e-5)
+    assert torch.allclose(third, outputs["transformer.h.2.mlp"] * 100, atol=1e-4)
     assert torch.allclose(found, by_hooks(hf, changes), atol=1e-5)
 
 
@@ -264,6 +264,8 @@ def test_an_attached_module_is_called_in_an_edit_and_has_sites():
     with edited.layers[1].trace(x):
         other = edited.layers[1].output.save()
     assert torch.allclose(other, net.layers[1](x))
+    with edited.layers[1].trace(x):
+        pass  # the edit calls the attached module elsewhere only, and misses nothing here
 
 
 def test_an_operation_inside_a_module_can_be_edited(hf, model):
@@ -288,7 +290,7 @@ def test_a_skip_in_an_edit_holds_and_what_lies_inside_does_not_run(hf, model):
 
     want = by_hooks(hf, {"transformer.h.0": keep, "transformer.h.1": lambda _o: first["hidden"] * 2})
     assert torch.allclose(logits(edited), want, atol=1e-5)
-    with pytest.raises(NotReachedError, match="skips transformer.h.1"):
+    with pytest.raises(NotReachedError, match=r"skips transformer\.h\.1"):
         with edited.trace(IDS):
             edited.transformer.h[1].mlp.output.save()
 

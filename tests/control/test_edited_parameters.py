@@ -8,6 +8,7 @@ from torch import nn
 
 from loupe import LanguageModel, Model
 from loupe.errors import OperationError, OrderError, WriteError
+from loupe.runtime.plan import make_plan
 from tests import tiny
 from tests.tiny import hooked
 
@@ -145,10 +146,12 @@ def test_tied_weights_are_changed_together_in_place_and_apart_when_replaced(hf, 
 
     with model.edit() as edited:
         edited.lm_head.weight = edited.lm_head.weight * 2
+        edited.lm_head.weight[:, 0] = 0
         edited.transformer.wte.weight[IDS[0, 0]] = 0
 
     def apart(twin):
         twin.lm_head.weight = nn.Parameter(twin.lm_head.weight * 2)
+        twin.lm_head.weight[:, 0] = 0
         twin.transformer.wte.weight[IDS[0, 0]] = 0
 
     assert torch.allclose(logits(edited), with_other_weights(hf, apart), atol=1e-4)
@@ -161,7 +164,10 @@ def test_what_is_only_read_in_an_edit_is_not_changed_and_may_be_computed_with(hf
     with hooked(hf, {"transformer.h.1": lambda o: torch.cat([o[:, :-1], o[:, -1:] + row * 3], 1)}):
         want = hf(IDS).logits
     assert torch.allclose(logits(edited), want, atol=1e-4)
-    assert not any(node.kind == "set_parameter" for edit in edited.edits for node in edit)
+    plan = make_plan(edited.edits[0])
+    assert not any(
+        node.kind == "set_parameter" or node.target == "Tensor.clone" for node in map(plan.graph.__getitem__, plan.live)
+    )
 
 
 def test_a_module_called_in_an_edit_has_the_weights_set_above_the_call(hf, model):
@@ -298,6 +304,18 @@ def test_while_a_pass_stands_still_the_users_lines_see_the_models_own_weights(hf
         assert edited.lm_head.weight.abs().sum() == 0
         found = edited.output.save()
     assert found.abs().sum() == 0
+
+
+def test_while_a_pass_that_tracks_gradients_stands_still_the_weights_require_theirs(hf, model):
+    steer = torch.zeros(32, requires_grad=True)
+    with model.trace(IDS):
+        model.transformer.h[0].output[0][:] += steer
+        if model.transformer.h[1].output[0].norm() > 0:
+            assert hf.lm_head.weight.requires_grad
+            assert hf(IDS).logits.requires_grad
+        found = model.output.save()
+    assert torch.allclose(found, hf(IDS).logits, atol=1e-5)
+    assert found.requires_grad
 
 
 def test_lines_below_a_look_at_the_result_still_have_the_edited_weights(hf, model):

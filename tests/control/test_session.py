@@ -216,6 +216,26 @@ def test_hidden_states_of_a_block_output_flow_as_index_zero(language):
         assert torch.allclose(found, hf(IDS).logits, atol=1e-5)
 
 
+def test_index_zero_of_an_earlier_blocks_output_is_its_hidden_states_in_and_between_blocks(language):
+    h, ids = language.transformer.h, torch.cat([IDS, OTHER])
+    new = torch.randn(2, 4, 32, generator=torch.Generator().manual_seed(3))
+    with language.session():
+        with language.trace(ids):
+            output = h[1].output
+        with language.trace(ids):
+            output[0] = new
+            h[1].output = output
+            found = language.output.save()
+        assert torch.equal(output[0], new)
+        output[0] = new * 2
+        assert torch.equal(output[0][1], new[1] * 2)
+        with language.trace(ids):
+            again = output[0].clone().save()
+    with hooked(tiny.hf_model("gpt2"), {"transformer.h.1": lambda _o: new}):
+        assert torch.allclose(found, tiny.hf_model("gpt2")(ids).logits, atol=1e-5)
+    assert torch.equal(again, new * 2)
+
+
 def test_values_are_looked_at_between_blocks(net, model, capsys):
     clean = layer(net, 0, X)
     with model.session() as session:

@@ -180,7 +180,7 @@ def test_an_interrupt_leaves_the_model_clean_and_later_blocks_unrun(net, model):
 
 def test_a_session_stands_neither_in_a_session_nor_in_a_block_and_is_opened_once(net, model):
     with model.session() as session:
-        with pytest.raises(BlockError, match="(?s)already open.*end it first") as caught:
+        with pytest.raises(BlockError, match=r"(?s)already open.*end it first") as caught:
             with model.session():
                 pass
         assert caught.value.line.text == "with model.session():"
@@ -195,7 +195,7 @@ def test_a_session_stands_neither_in_a_session_nor_in_a_block_and_is_opened_once
                 with model.session():
                     pass
     assert torch.equal(first, layer(net, 0, X))
-    with pytest.raises(BlockError, match="(?s)inside a block.*open the session first"):
+    with pytest.raises(BlockError, match=r"(?s)inside a block.*open the session first"):
         with model.trace(X):
             with model.session():
                 pass
@@ -272,7 +272,7 @@ def test_a_value_that_came_in_from_an_earlier_block_has_a_gradient(net, model):
 
 
 def test_what_lies_before_a_value_that_came_in_has_no_gradient_and_the_error_says_why(model):
-    with pytest.raises(NotReachedError, match="(?s)earlier block comes without its history.*one block") as caught:
+    with pytest.raises(NotReachedError, match=r"(?s)earlier block comes without its history.*one block") as caught:
         with model.session():
             with model.trace(X):
                 before = model.layers[0].output
@@ -282,7 +282,7 @@ def test_what_lies_before_a_value_that_came_in_has_no_gradient_and_the_error_say
                 model.output.sum().backward()
                 gradient = before.grad.save()
     assert caught.value.line.text == "gradient = before.grad.save()"
-    with pytest.raises(OperationError, match="(?s)nothing to reach.*earlier block of a session"):
+    with pytest.raises(OperationError, match=r"(?s)nothing to reach.*earlier block of a session"):
         with model.session():
             with model.trace(X):
                 loss = model.output.sum()

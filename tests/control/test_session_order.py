@@ -180,6 +180,24 @@ def test_training_in_a_session_takes_the_steps_of_separate_traces(net, model):
     assert want[-1] < want[0]
 
 
+def test_a_block_runs_in_the_torch_modes_in_which_it_was_opened(net, model):
+    steer = torch.zeros(8, requires_grad=True)
+    with model.session():
+        with torch.no_grad(), model.trace(X):
+            first = (model.layers[0].output + steer).save()
+        with model.trace(X):
+            second = (model.layers[0].output + steer).save()
+        with torch.autocast("cpu", dtype=torch.bfloat16), model.trace(X):
+            third = model.layers[0].output.save()
+        with model.trace(X):
+            fourth = (model.layers[0].output + steer).save()
+        with torch.no_grad():
+            assert not float(fourth.sum()) == 0.5
+    assert (first.requires_grad, second.requires_grad, fourth.requires_grad) == (False, True, True)
+    assert third.dtype == torch.bfloat16
+    assert second.dtype == fourth.dtype == torch.float32
+
+
 class Noisy(nn.Module):
     """Dropout that is always on, between two layers."""
 

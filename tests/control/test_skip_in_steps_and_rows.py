@@ -222,3 +222,20 @@ def test_an_error_in_a_pass_that_stands_still_leaves_no_forward_behind():
         1 / int(model.transformer.h[1].output.norm() * 0)
     assert tiny.hooks_on(hf) == 0
     assert hf.transformer.h[1].forward.__func__ is type(hf.transformer.h[1]).forward
+
+
+def test_what_is_learnt_of_a_model_while_a_pass_stands_still_is_learnt_of_the_plain_model():
+    net, x = tiny.Net(), torch.randn(2, 4)
+    model = Model(net)
+    with model.trace(x):
+        for site in (model.shared.input, model.shared.output, model.b.output):
+            site.save()
+    net.eval()  # so that its shapes are learnt anew; which of its sites are tensors is known
+    with model.trace(x):
+        model.shared.skip(model.shared.input)
+        assert float(model.shared.output.sum()) >= 0
+        assert model.b.output.shape == (2, 2)
+    with model.scan(x) as tracer:
+        cache = tracer.cache()
+    assert set(cache) == {"", "a", "shared", "b"}
+    assert len(cache["shared"]) == 3

@@ -6,7 +6,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from loupe import LanguageModel
-from loupe.errors import BlockError, UnsavedError
+from loupe.errors import UnsavedError
 from tests import tiny
 
 FAMILIES = ["gpt2", "llama", "mamba"]
@@ -75,18 +75,6 @@ def test_a_change_at_some_steps_equals_a_hook_at_those_steps(family, bounds, fac
         torch.testing.assert_close(found, expected[:, -1])
 
 
-def test_next_goes_on_from_step_to_step():
-    _, seen = by_hand("gpt2", lambda step, hidden: hidden)
-    model = LanguageModel(tiny.hf_model("gpt2"))
-    block = model.transformer.h[1]
-    with model.generate(IDS, **OPTIONS):
-        first = block.output.save()
-        second = block.next().output.save()
-        third = block.next().output.save()
-    for found, expected in zip((first, second, third), seen, strict=False):
-        torch.testing.assert_close(found.value, expected)
-
-
 def test_a_peek_in_a_loop_sees_the_real_token_of_its_step():
     model, want = LanguageModel(tiny.hf_model("gpt2")), tiny.hf_model("gpt2").generate(IDS, **OPTIONS)
     tokens = []
@@ -116,20 +104,6 @@ def test_a_step_that_never_happens_raises_only_when_it_is_read():
         late.sum()
 
 
-def test_beams_and_several_prompts_keep_their_rows():
-    hf, model = tiny.hf_model("gpt2"), LanguageModel(tiny.hf_model("gpt2"))
-    one, two = [5, 9, 2, 7], [3, 8]
-    options = OPTIONS | {"num_beams": 2}
-    with model.generate(**options) as tracer:
-        with tracer.invoke(one):
-            first, hidden = tracer.result.save(), model.transformer.h[1].output.save()
-        with tracer.invoke(two):
-            second = tracer.result.save()
-    assert hidden.shape[0] == 2  # the beams of one prompt
-    assert torch.equal(first[:, -5:], hf.generate(torch.tensor([one]), **options)[:, -5:])
-    assert torch.equal(second[:, -5:], hf.generate(torch.tensor([two]), **options)[:, -5:])
-
-
 def test_generate_inside_an_open_trace_turns_its_run_into_a_generation():
     want, _ = by_hand("gpt2", lambda step, hidden: hidden * 0 if step == 0 else hidden)
     model = LanguageModel(tiny.hf_model("gpt2"))
@@ -138,9 +112,3 @@ def test_generate_inside_an_open_trace_turns_its_run_into_a_generation():
             model.transformer.h[1].output[:] = 0
         ids = model.generate(**OPTIONS).save()
     assert torch.equal(ids, want)
-
-
-def test_steps_counted_from_the_end_are_refused():
-    model = LanguageModel(tiny.hf_model("gpt2"))
-    with pytest.raises(BlockError, match="count steps from 0"), model.generate(IDS, **OPTIONS) as tracer:
-        tracer.iter[-2:]

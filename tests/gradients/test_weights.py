@@ -51,6 +51,16 @@ def test_a_weight_that_the_block_reads_collects_as_in_a_plain_pass(model, want, 
     assert read.value.abs().sum() > 0  # the two share no memory
 
 
+def test_a_weight_asked_for_after_a_peek_has_its_gradient(model, want):
+    probe = torch.nn.Linear(32, 1)
+    with model.trace(IDS):
+        looked = float(probe(model.transformer.h[0].output).norm())  # a pass that tracks the probe, and no weight
+        model.output.sum().backward()
+        read = model.transformer.ln_f.weight.grad.save()
+    assert looked > 0
+    torch.testing.assert_close(read.value, want["transformer.ln_f.weight"])
+
+
 def test_each_pass_reads_its_own_gradient_of_a_weight_while_the_weight_adds_them_up(model, want):
     found = []
     for factor in (1.0, 3.0):

@@ -38,34 +38,27 @@ def test_an_operation_that_is_written_for_one_prompt_is_as_it_was_for_the_others
     with torch.no_grad():
         same(untouched[:, -3:], module(torch.tensor([other])).logits)
     same(pattern.sum(-1), torch.ones(1, 4, 4))
-    if form == "input":  # every key is looked at as much as every other
-        with model.trace(prompt):
-            site = attention(model, 0).ops.softmax[0]
-            site.input = torch.zeros_like(site.input)
-            alone = model.lm_head.output.save()
-        same(written, alone.value)
-    else:
+    by_hand = {0: (lambda taken: torch.full_like(taken, 0.25)) if form == "input" else torch.zeros_like}
+    with torch.no_grad(), watched("softmax", 4, by_hand):  # a softmax of zeros looks at all four keys alike
+        same(written, pair("llama")[1](torch.tensor([prompt])).logits)
+    if form != "input":
         same(mixed, torch.zeros(1, 4, 32))
-        with tiny.hooked(module, {"model.layers.0.self_attn.o_proj": torch.zeros_like}):
-            same(written, module(torch.tensor([prompt])).logits)
 
 
 def test_an_operation_of_one_prompt_goes_into_another():
-    model, module = LanguageModel(pair("llama")[0]), pair("llama")[1]
+    model, eager = LanguageModel(pair("llama")[0]), pair("llama")[1]
+    other = torch.tensor([[3, 8, 1, 4]])
     with model.trace() as tracer:
-        with tracer.invoke([5, 9, 3, 8]):
+        with tracer.invoke(IDS):
             pattern = attention(model).ops.softmax[0].output
-        with tracer.invoke([3, 8, 1, 4]):
-            attention(model).ops.softmax[0].output = pattern
+        with tracer.invoke(other):
+            attention(model).ops.softmax[0].output = pattern.flip(1)
             logits = model.lm_head.output.save()
     with torch.no_grad():
-        taken = module(IDS, output_attentions=True).attentions[1]
-    with model.trace([3, 8, 1, 4]):
-        attention(model).ops.softmax[0].output = taken
-        alone = model.lm_head.output.save()
-        plain = model.model.layers[0].output.save()
-    same(logits, alone.value)
-    assert plain.shape == (1, 4, 32)
+        taken, plain = eager(IDS, output_attentions=True).attentions[1], eager(other).logits
+        with watched("softmax", 4, {1: lambda _own: taken.flip(1)}):
+            same(logits, eager(other).logits)
+    assert float((logits - plain).abs().max()) > 1e-5
 
 
 # -- gradients ---------------------------------------------------------------------------------------------------------

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, replace
+from functools import cache
 from itertools import groupby
 from typing import Any
 
@@ -51,7 +52,7 @@ class _Unrolling:
     def __init__(self, graph: Graph, total: int, calls_each: Callable[[str], int]) -> None:
         self._graph = graph
         self._total = total
-        self._calls_each = calls_each
+        self._calls_each = cache(calls_each)
         self._flat = Graph()
         self._flat.constants, self._flat.functions = graph.constants, graph.functions
         self._last: dict[int, int] = {}

@@ -3,21 +3,51 @@
 from __future__ import annotations
 
 import weakref
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
+from torch.autograd.graph import get_gradient_edge
 
 from loupe.ops.views import CausalLMLogits
 
 
-@dataclass(frozen=True, slots=True)
+class Pin:
+    """A tensor as it is now, for a backward pass to come by, although it will be changed in place."""
+
+    def __init__(self, tensor: torch.Tensor) -> None:
+        self.edge = get_gradient_edge(tensor)
+        self._visitors: list[Callable[[torch.Tensor], torch.Tensor | None]] = []
+        visitors = self._visitors  # the hook must not know the edge, which knows the hook
+
+        def hook(gradient: torch.Tensor) -> torch.Tensor | None:
+            return visitors[-1](gradient) if visitors else None
+
+        tensor.register_hook(hook)
+
+    def attach(self, visitor: Callable[[torch.Tensor], torch.Tensor | None]) -> Callable[[], None]:
+        """Have a function called with the gradient, which may return another; returns what undoes it."""
+        self._visitors.append(visitor)
+        return self._visitors.clear
+
+
+@dataclass(slots=True)
 class Slice:
-    """A tensor that is a part of the one with which the model goes on: that whole one, and where in it the part is."""
+    """A tensor that is a part of the one with which the model goes on: that whole one, and where in it the part is.
+
+    `pin` is the whole as it was when its rows last changed, where rows of others have changed since.
+    """
 
     whole: torch.Tensor
     axis: int
     start: int
     size: int
+    pin: Pin | None = None
+
+    def hold(self) -> None:
+        """Keep to the whole as it is now."""
+        if self.whole.requires_grad:
+            self.pin = Pin(self.whole)
 
     def of(self, tensor: torch.Tensor) -> torch.Tensor:
         """The part of another tensor at the same place, as a view."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import Any, Protocol
 
 import torch
@@ -52,6 +53,9 @@ class Aliasing:
     parameter: Callable[[str], Any]
     weights: Callable[[], Mapping[int, torch.Tensor]]
     snapshots: dict[int, dict[int, Any]] = field(default_factory=dict)
+    _pending: int = 0
+    _saved: dict[int, list[str]] = field(default_factory=dict)
+    _looked_through: int = 0
 
     def apply(self, plan: Plan, node: Node, arguments: Arguments, run: Callable[[Arguments], Any]) -> Any:
         """Run a node that may change its arguments in place."""
@@ -151,7 +155,9 @@ class Aliasing:
     def _snapshot_earlier_readers(self, plan: Plan, node: Node, storages: set[int]) -> None:
         """Lines above an in-place change see the tensor as it was, even where they run later."""
         copies: dict[int, Any] = {}
-        for reader in plan.earlier_readers(node.id) if storages else ():
+        while self._pending in self.done or (self._pending < node.id and self._pending not in plan.live):
+            self._pending += 1
+        for reader in plan.earlier_readers(node.id, self._pending) if storages else ():
             if reader in self.done or reader == node.id:
                 continue
             for ref in plan.graph[reader].refs():
@@ -162,13 +168,17 @@ class Aliasing:
                     self.snapshots.setdefault(reader, {})[ref] = copies[ref]
 
     def _saved_before(self, plan: Plan, node: Node, storages: set[int]) -> list[tuple[Node, Any, Any]]:
-        found = []
-        for save in plan.earlier_saves(node.id) if storages else ():
-            saved = plan.graph[save]
-            value = self.results.get(saved.target)
-            if save in self.done and share_memory(value, storages):
-                found.append((saved, value, map_tensors(value, torch.Tensor.clone)))
-        return found
+        """What lines above have saved in the memory that is about to be changed, as it is and as a copy."""
+        for name in islice(self.results, self._looked_through, None):
+            for storage in storages_of(self.results[name]):
+                self._saved.setdefault(storage, []).append(name)
+        self._looked_through = len(self.results)
+        names = dict.fromkeys(name for storage in storages for name in self._saved.get(storage, ()))
+        saves = [plan.graph[plan.saves[name]] for name in names if plan.saves.get(name, node.id) < node.id]
+        values = [self.results[saved.target] for saved in saves]
+        return [
+            (saved, value, map_tensors(value, torch.Tensor.clone)) for saved, value in zip(saves, values, strict=True)
+        ]
 
 
 def _parameter_changed(name: str, node: Node) -> WriteError:

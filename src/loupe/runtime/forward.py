@@ -290,10 +290,12 @@ class Pass:
             if self._last:
                 raise StopPass
             assert self._paused is not None
-            self._exchange_parameters(back=True)  # the user's other lines see the model's own
+            self._exchange_parameters(back=True)  # the user's other lines see the model as it is
+            self._leaves.require(True)
             try:
                 self._paused.pause()
             finally:
+                self._leaves.require(False)
                 self._exchange_parameters()
             assert self._plan is not None  # the longer plan with which the pass was resumed
             self._take_up(self._plan)

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Mapping
-from contextlib import AbstractContextManager
 from typing import Any
 
 import torch
 
 from loupe.errors import Line, LoupeError, OperationError, WriteError
 from loupe.graph.node import Event, Node
-from loupe.ops.gradients import Slice, arrival_of, keep_gradient, kept_gradient, let_through
+from loupe.ops.gradients import Pin, Slice, arrival_of, keep_gradient, kept_gradient, let_through
 from loupe.runtime.leaves import leaves_of
 from loupe.runtime.plan import Plan
-from loupe.runtime.tensors import share_memory, summary, tensors_in
+from loupe.runtime.tensors import summary, tensors_in
 
 WITHOUT_CHECKPOINT = "call that part without torch.utils.checkpoint while the block runs"
 _REMEDIES = {
@@ -30,13 +29,20 @@ class Arrival:
     Values of several sites may be one tensor (a block's output, the next one's input): their gradients are one.
     """
 
-    def __init__(self, tensor: torch.Tensor, visit: Callable[..., None], grad_mode: bool) -> None:
+    def __init__(self, tensor: torch.Tensor, pin: Pin | None, visit: Callable[..., None], grad_mode: bool) -> None:
         self.tensor = tensor
+        self.pin = pin
         self.gradient = tensor
         self.events: list[tuple[Event, Slice | None]] = []
         self.kept: list[tuple[torch.Tensor, torch.Tensor | None, Slice]] = []
         self._visit = visit
         self._grad_mode = grad_mode
+
+    def attach(self) -> Callable[[], None]:
+        """Be called when the pass comes by; returns what undoes it."""
+        if self.pin is None:
+            return self.tensor.register_hook(self).remove
+        return self.pin.attach(self)
 
     def __call__(self, gradient: torch.Tensor | None) -> torch.Tensor | None:
         """What the hook does: open the sites, and let the pass go on with what the block made of the gradient."""
@@ -114,26 +120,6 @@ def ask(node: Node, value: Any) -> None:
         let_through(value)
 
 
-def keeping_copies(storages: set[int]) -> AbstractContextManager[Any]:
-    """Let autograd keep copies of the tensors in these storages, for a backward pass with the values as they are now.
-
-    A change in place would make that pass impossible otherwise, also where it is about the rows of another prompt.
-    """
-
-    def pack(tensor: torch.Tensor) -> tuple[torch.Tensor, int]:
-        own = tensor.detach()
-        kept = own.clone() if share_memory(own, storages) else own
-        return kept, kept._version
-
-    def unpack(packed: tuple[torch.Tensor, int]) -> torch.Tensor:
-        kept, version = packed
-        if kept._version != version:
-            raise RuntimeError("a tensor that the backward pass needs was modified by an inplace operation")
-        return kept
-
-    return torch.autograd.graph.saved_tensors_hooks(pack, unpack)
-
-
 def run_backward(
     plan: Plan,
     node: Node,
@@ -176,7 +162,8 @@ def run_backward(
         asked = {id(values[n]) for n in plan.gradients[node.id] if plan.graph[n].kind == "parameter"}
         others = set() if options.get("parameter_gradients") else set(weights()) - asked
         leaves = [leaf for leaf in leaves_of(loss) if id(leaf) not in others]
-    inputs = list({id(tensor): tensor for tensor in (*(each.tensor for each in arrivals), *leaves)}.values())
+    leaves = list({id(leaf): leaf for leaf in leaves}.values())
+    inputs: list[Any] = [each.tensor if each.pin is None else each.pin.edge for each in arrivals] + leaves
     if not inputs and looked_at:
         return []
     if not inputs:
@@ -189,10 +176,9 @@ def run_backward(
     if retain or any(n > node.id and plan.graph[n].invoke != node.invoke for n in plan.graph.backwards):
         options = {**options, "retain_graph": True}  # alone, the other prompt would have a graph of its own
     gradients = _differentiate(loss, inputs, arrivals, options, node.line)
-    found = dict(zip(map(id, inputs), gradients, strict=True))
     collected = []
-    for leaf in leaves:
-        gradient, before = found[id(leaf)], leaf.grad
+    for leaf, gradient in zip(leaves, gradients[len(arrivals) :], strict=True):
+        before = leaf.grad
         if gradient is not None:
             collected.append((leaf, before))
             leaf.grad = gradient if before is None else before + gradient
@@ -204,14 +190,16 @@ def _arrivals(
 ) -> list[Arrival]:
     """The tensors at which a backward pass is awaited, each with the values of the block that arrive there."""
     number = plan.graph.backwards.index(backward.id)
-    found: dict[int, Arrival] = {}
+    found: dict[object, Arrival] = {}
     for place, kept in plan.gradients[backward.id].items():
         for value in tensors_in(values[place]):
             rows = arrival_of(value)
             tensor = value if rows is None else rows.whole
             if not tensor.requires_grad:
                 continue
-            arrival = found.setdefault(id(tensor), Arrival(tensor, visit, grad_mode))
+            pin = None if rows is None else rows.pin
+            key = id(tensor) if pin is None else (pin.edge.node, pin.edge.output_nr)
+            arrival = found.setdefault(key, Arrival(tensor, pin, visit, grad_mode))
             event = Event(f"%{place}", "grad", number)
             if event in plan.gates:
                 arrival.events.append((event, rows))
@@ -222,12 +210,12 @@ def _arrivals(
 
 def _differentiate(
     loss: torch.Tensor,
-    inputs: list[torch.Tensor],
+    inputs: list[Any],
     arrivals: Iterable[Arrival],
     options: dict[str, Any],
     line: Line | None,
 ) -> tuple[torch.Tensor | None, ...]:
-    handles = [arrival.tensor.register_hook(arrival) for arrival in arrivals]
+    handles = [arrival.attach() for arrival in arrivals]
     try:
         return torch.autograd.grad(
             loss,
@@ -248,4 +236,4 @@ def _differentiate(
         ) from error
     finally:
         for handle in handles:
-            handle.remove()
+            handle()

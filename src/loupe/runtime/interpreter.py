@@ -13,16 +13,17 @@ import torch
 from loupe.errors import LoupeError, OperationError
 from loupe.graph.node import Const, Event, Node, Ref, constants_in, map_argument
 from loupe.graph.steps import LAST_STEP
-from loupe.ops.gradients import arrival_of, without_history
+from loupe.ops.gradients import without_history
 from loupe.ops.modes import in_modes
 from loupe.ops.table import function_of
 from loupe.runtime.aliasing import Aliasing, Tap
 from loupe.runtime.batching import Unavailable
 from loupe.runtime.devices import Devices, device_of, device_of_module
-from loupe.runtime.gradients import ask, keeping_copies, run_backward
+from loupe.runtime.gradients import ask, run_backward
+from loupe.runtime.history import History
 from loupe.runtime.missed import late_write
 from loupe.runtime.plan import Plan
-from loupe.runtime.tensors import storages_of, summary
+from loupe.runtime.tensors import summary
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +71,7 @@ class Interpreter:
             self.values, self.results, self.done, self._taps, surroundings.parameter, surroundings.weights
         )
         self._snapshots = self._aliasing.snapshots
+        self._history = History(self.values)
         self._devices = Devices()
         self._takes_constants: set[int] = set()
         self._dispatch: dict[str, Callable[[Node], Any]] = {
@@ -93,7 +95,7 @@ class Interpreter:
         self.wanted = set(plan.wanted) - self.done
         self._differentiated = {node for nodes in plan.gradients.values() for node in nodes}
         self._gates = plan.gates
-        self._changed = plan.changed
+        self._history.load(plan)
         self._devices.load(plan)
         for node in sorted(plan.live.difference(plan.caches)):
             if node in self.done or node in self._unmet:
@@ -298,21 +300,9 @@ class Interpreter:
                 line=node.line,
             ) from error
 
-    def _kept_for_backward(self, node: Node) -> AbstractContextManager[Any]:
-        """Let autograd keep copies of what other lines, or those of another prompt, may change in place."""
-        assert self.plan is not None
-        roots = self.plan.memory.roots
-        fragile = [
-            value
-            for ref in node.refs()
-            if isinstance(value := self.values.get(ref), torch.Tensor)
-            and (roots[ref] & self._changed if roots else arrival_of(value) and not value.requires_grad)
-        ]
-        return keeping_copies(storages_of(fragile)) if fragile else nullcontext()
-
     def _applied(self, node: Node, function: Callable[..., Any], args: list[Any], kwargs: dict[str, Any]) -> Any:
         assert self.plan is not None
-        with self._kept_for_backward(node) if torch.is_grad_enabled() else nullcontext():
+        with self._history.around(self.plan, node) if torch.is_grad_enabled() else nullcontext():
             if node.id in self.plan.memory.mutates:
                 return self._aliasing.apply(self.plan, node, (args, kwargs), lambda a: function(*a[0], **a[1]))
             return function(*args, **kwargs)

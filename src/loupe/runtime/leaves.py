@@ -54,6 +54,7 @@ class Leaves:
         self._given = given
         self._collects = collects
         self._own: dict[int, nn.Parameter] | None = None
+        self._aside: list[nn.Parameter] = []
 
     def weights(self) -> dict[int, nn.Parameter]:
         """The model's own parameters, by their ids, as they are before an edit sets others."""
@@ -109,11 +110,15 @@ class Leaves:
             return
         places = [path.rpartition(".") for path in asked]
         wanted = {id(getattr(self._modules(owner), name)) for owner, _, name in places}
-        aside = [w for w in self.weights().values() if w.requires_grad and w.is_leaf and id(w) not in wanted]
-        for weight in aside:
-            weight.requires_grad_(False)
+        self._aside = [w for w in self.weights().values() if w.requires_grad and w.is_leaf and id(w) not in wanted]
+        self.require(False)
         try:
             yield
         finally:
-            for weight in aside:
-                weight.requires_grad_(True)
+            self.require(True)
+            self._aside = []
+
+    def require(self, wanted: bool) -> None:
+        """Whether the weights that are set aside require a gradient just now: they do while the user's lines run."""
+        for weight in self._aside:
+            weight.requires_grad_(wanted)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 
@@ -9,7 +10,7 @@ from loupe.errors import BlockError
 from loupe.graph.graph import Graph
 from loupe.graph.node import Event, Node
 from loupe.graph.opset import TRACKING
-from loupe.graph.passes import Memory, is_opaque, needed, trace_memory
+from loupe.graph.passes import Memory, Root, is_opaque, needed, trace_memory
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,6 +20,8 @@ class Plan:
     `needs[n]` must be done before node n; `users[n]` take the value of node n; `gates` says which reads and writes wait
     for which moment of the pass; `wanted` are the nodes whose results leave the run. When these are done the pass
     stops; where nothing is wanted it runs to its end, like a plain call. `caches` collect all through the pass.
+    `readers[r]` take a value that may share memory with the root r, in order; those under None take one of a site's.
+    `saves` are the nodes that save, by name.
     """
 
     graph: Graph
@@ -31,6 +34,8 @@ class Plan:
     sites_read: frozenset[int]
     gradients: dict[int, dict[int, bool]]
     caches: tuple[int, ...]
+    readers: dict[Root | None, tuple[int, ...]]
+    saves: dict[str, int]
 
     def __str__(self) -> str:
         rows = []
@@ -42,18 +47,19 @@ class Plan:
         rows.append("wanted: " + (" ".join(f"%{n}" for n in sorted(self.wanted)) or "nothing, run to the end"))
         return "\n".join(rows)
 
-    def earlier_readers(self, change: int) -> list[int]:
-        """Live nodes written above an in-place change that take a value which may share memory with what it changes."""
-        roots = self._widened(self.memory.mutates[change])
-        return [
-            node
-            for node in sorted(self.live)
-            if node < change and any(self.memory.roots[ref] & roots for ref in self.graph[node].refs())
-        ]
+    def earlier_readers(self, change: int, since: int = 0) -> list[int]:
+        """Nodes from `since` on, above an in-place change, that take what may share memory with what it changes.
 
-    def earlier_saves(self, change: int) -> list[int]:
-        """Save nodes above an in-place change whose value may share memory with what it changes."""
-        return [node for node in self.earlier_readers(change) if self.graph[node].kind == "save"]
+        Values of two sites may be one tensor (a block's output, the next one's input): one stands for all.
+        """
+        found: set[int] = set()
+        for root in {root if not self._is_site(root) else None for root in self.memory.mutates[change]}:
+            readers = self.readers.get(root, ())
+            found.update(readers[bisect_left(readers, since) : bisect_left(readers, change)])
+        return sorted(found)
+
+    def _is_site(self, root: Root) -> bool:
+        return root[0] == "node" and root[1] in self.sites_read
 
     def changed_sites(self, change: int) -> list[int]:
         """The reads of sites whose value an in-place change may be about."""
@@ -64,9 +70,8 @@ class Plan:
         """Every root that an in-place change of the graph may be about."""
         return self._widened(frozenset().union(*self.memory.mutates.values()))
 
-    def _widened(self, roots: frozenset[tuple[str, int]]) -> frozenset[tuple[str, int]]:
-        """Values of two sites may be one tensor (a block's output, the next one's input): one stands for all."""
-        if any(kind == "node" and index in self.sites_read for kind, index in roots):
+    def _widened(self, roots: frozenset[Root]) -> frozenset[Root]:
+        if any(self._is_site(root) for root in roots):
             return roots | {("node", read) for read in self.sites_read}
         return roots
 
@@ -126,7 +131,24 @@ def make_plan(
         sites_read=reads,
         gradients=gradients,
         caches=tuple(node.id for node in graph if node.kind == "cache" and node.id in live),
+        readers=_readers(graph, live, memory, reads),
+        saves={node.target: node.id for node in graph if node.kind == "save" and node.id in live},
     )
+
+
+def _readers(
+    graph: Graph, live: Collection[int], memory: Memory, sites: Collection[int]
+) -> dict[Root | None, tuple[int, ...]]:
+    """The live nodes by the roots of what they take; under None by those of a value that was read at a site."""
+    if not memory.mutates:
+        return {}
+    found: dict[Root | None, list[int]] = {}
+    for node in sorted(live):
+        roots = {root for ref in graph[node].refs() for root in memory.roots[ref]}
+        keys: set[Root | None] = {None if root[0] == "node" and root[1] in sites else root for root in roots}
+        for key in keys:
+            found.setdefault(key, []).append(node)
+    return {key: tuple(nodes) for key, nodes in found.items()}
 
 
 def _check_skips(skips: list[Node], needed: list[Node]) -> None:

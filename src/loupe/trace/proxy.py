@@ -15,6 +15,7 @@ import torch
 from loupe.errors import BlockError, UnsavedError
 from loupe.graph.node import Ref, Site
 from loupe.graph.opset import TENSOR_METHODS
+from loupe.ops.views import hidden_states
 from loupe.trace.attributes import attribute, line_of, value_without_data
 from loupe.trace.functions import call_function
 from loupe.trace.handles import Handle, isinstance_proxy, open_recorder_in, recording, unwrap
@@ -197,20 +198,26 @@ class Proxy(Handle):
 
     def __getitem__(self, key: Any) -> Any:
         recorder = recording(self) or open_recorder_in(key)
+        of_block = self._block_site is not None and type(key) is int and key == 0
         if recorder is None:
-            return self.value[unwrap(key)]
-        if self._block_site is not None and type(key) is int and key == 0:
+            return hidden_states(self.value) if of_block else self.value[unwrap(key)]
+        if of_block:
             return recorder.apply("loupe.hidden_states", (self,))
         return recorder.apply("operator.getitem", (self, key))
 
     def __setitem__(self, key: Any, value: Any) -> None:
         recorder = recording(self)
-        if recorder is None:
+        of_block = self._block_site is not None and type(key) is int and key == 0
+        if recorder is None and of_block:
+            hidden_states(self.value)[...] = unwrap(value)
+        elif recorder is None:
             self.value[unwrap(key)] = unwrap(value)
-        elif self._block_site is not None and type(key) is int and key == 0 and recorder is self._recorder:
-            recorder.write(self._block_site, recorder.apply("loupe.with_hidden_states", (self, value)))
-        else:
+        elif not of_block:
             recorder.set_item(self, key, value)
+        elif recorder is self._recorder and self._block_site is not None:
+            recorder.write(self._block_site, recorder.apply("loupe.with_hidden_states", (self, value)))
+        else:  # a value of an earlier block of the session: its model has gone on, and what is left is the tensor
+            recorder.set_item(recorder.apply("loupe.hidden_states", (self,)), ..., value)
 
     def __delitem__(self, key: Any) -> None:
         recorder = recording(self)

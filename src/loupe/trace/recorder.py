@@ -422,11 +422,11 @@ class Recorder:
         """The real value, now; refused for a value of each step where the block stands at none of them."""
         steps = self.graph[proxy._ref.node].steps
         if steps is not None and self.steps is not None:
-            steps = self.steps
-            where = "tracer.all()" if str(steps) == "0:" else f"tracer.iter[{steps}]"
+            picked = str(self.steps)
+            where, picked = ("tracer.all()", ":") if picked == "0:" else (f"tracer.iter[{picked}]", picked)
             raise BlockError(
                 f"a value is looked at inside `with {where}:`, which is written once for all its steps",
-                remedy=f"look at it in a loop, which runs for each step: `for step in tracer.iter[{steps}]:`",
+                remedy=f"look at it in a loop, which runs for each step: `for step in tracer.iter[{picked}]:`",
                 line=user_line(sys._getframe(2)),
             )
         self.looks += 1

@@ -113,7 +113,8 @@ class Session:
         if waiting.random is not None:
             set_random_state(waiting.random)
         try:
-            outcome = recorder.execution.finish()
+            with recorder.as_opened():
+                outcome = recorder.execution.finish()
         except BaseException:
             recorder.failed = True
             recorder.execution.abandon()

@@ -86,7 +86,8 @@ class Tracer:
         ...     tracer.stop()
 
         A pass that has nothing left to do ends by itself; a stop also ends one in which nothing is saved, and a
-        generation. A line below that names a later module raises NotReachedError.
+        generation: at a step of `tracer.iter`, in a loop too, once that step has begun and the lines above are done as
+        far as they are about steps until then. A line below that names a later module raises NotReachedError.
         """
         self._recorder.stop()
 

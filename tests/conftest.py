@@ -6,10 +6,16 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 import pytest
 import torch
+from hypothesis import settings
 
 from tests import tiny
 
 torch.set_num_threads(1)
+
+# The same random programs in every run, so that a run fails for what has changed; LOUPE_RANDOM=1 tries others.
+settings.register_profile("same", derandomize=True)
+if not os.environ.get("LOUPE_RANDOM"):
+    settings.load_profile("same")
 
 
 @pytest.fixture(autouse=True)

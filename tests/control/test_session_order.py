@@ -192,7 +192,7 @@ def test_a_block_runs_in_the_torch_modes_in_which_it_was_opened(net, model):
         with model.trace(X):
             fourth = (model.layers[0].output + steer).save()
         with torch.no_grad():
-            assert not float(fourth.sum()) == 0.5
+            float(fourth.sum())
     assert (first.requires_grad, second.requires_grad, fourth.requires_grad) == (False, True, True)
     assert third.dtype == torch.bfloat16
     assert second.dtype == fourth.dtype == torch.float32

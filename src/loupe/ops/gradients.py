@@ -8,8 +8,15 @@ from dataclasses import dataclass
 
 import torch
 from torch.autograd.graph import get_gradient_edge
+from torch.utils.hooks import RemovableHandle
 
 from loupe.ops.views import CausalLMLogits
+
+
+def hook_on(tensor: torch.Tensor, hook: Callable[[torch.Tensor], torch.Tensor | None]) -> RemovableHandle:
+    """Put a hook on a tensor, which may be a view of what was changed in place since its history was last looked at."""
+    _ = tensor.grad_fn  # this look brings it up to date; without it torch (as of 2.13) crashes
+    return tensor.register_hook(hook)
 
 
 class Pin:
@@ -23,7 +30,7 @@ class Pin:
         def hook(gradient: torch.Tensor) -> torch.Tensor | None:
             return visitors[-1](gradient) if visitors else None
 
-        tensor.register_hook(hook)
+        hook_on(tensor, hook)
 
     def attach(self, visitor: Callable[[torch.Tensor], torch.Tensor | None]) -> Callable[[], None]:
         """Have a function called with the gradient, which may return another; returns what undoes it."""
@@ -35,7 +42,8 @@ class Pin:
 class Slice:
     """A tensor that is a part of the one with which the model goes on: that whole one, and where in it the part is.
 
-    `pin` is the whole as it was when its rows last changed, where rows of others have changed since.
+    `pin` is the whole as it was when these rows last changed in place, where those of others have changed since;
+    `changed` says that these have.
     """
 
     whole: torch.Tensor
@@ -43,15 +51,31 @@ class Slice:
     start: int
     size: int
     pin: Pin | None = None
+    changed: bool = False
+
+    @property
+    def carrier(self) -> torch.Tensor:
+        """The tensor by which every gradient of the part comes: the whole, or what that is a view of.
+
+        Where one of several views is changed in place, torch lets all of them follow from the tensor that they are
+        views of, and no longer from each other.
+        """
+        base = self.whole._base
+        return self.whole if base is None or not (self.changed or self.pin) else base
 
     def hold(self) -> None:
         """Keep to the whole as it is now."""
         if self.whole.requires_grad:
-            self.pin = Pin(self.whole)
+            base = self.whole._base
+            self.pin = Pin(self.whole if base is None else base)
 
-    def of(self, tensor: torch.Tensor) -> torch.Tensor:
-        """The part of another tensor at the same place, as a view."""
-        return tensor.narrow(self.axis, self.start, self.size)
+    def of(self, gradient: torch.Tensor) -> torch.Tensor:
+        """The part of the carrier's gradient, as a view."""
+        carrier = self.carrier
+        if carrier is self.whole:
+            return gradient.narrow(self.axis, self.start, self.size)
+        part = self.whole.detach().narrow(self.axis, self.start, self.size)
+        return gradient.as_strided(part.shape, part.stride(), part.storage_offset() - carrier.storage_offset())
 
 
 def remember_whole(part: torch.Tensor, place: Slice) -> None:
@@ -88,6 +112,9 @@ def let_through(tensor: torch.Tensor) -> None:
     nothing = torch.zeros((), dtype=tensor.dtype, device=tensor.device, requires_grad=True)
     try:
         tensor.unsqueeze(0)[:0].add_(nothing)
+        place = arrival_of(tensor)
+        if place is not None:
+            place.changed = True
     except RuntimeError:  # torch lets some views be changed by nobody, but a leaf can be made of them
         tensor.requires_grad_(True)
 
@@ -109,7 +136,7 @@ def retain_grad(value: torch.Tensor) -> torch.Tensor:
         if value is not None:
             keep_gradient(value, kept_gradient(value), gradient.narrow(axis, start, size))
 
-    place.whole.register_hook(keep)
+    hook_on(place.whole, keep)
     return value
 
 

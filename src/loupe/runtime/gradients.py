@@ -9,7 +9,7 @@ import torch
 
 from loupe.errors import Line, LoupeError, OperationError, WriteError
 from loupe.graph.node import Event, Node
-from loupe.ops.gradients import Pin, Slice, arrival_of, keep_gradient, kept_gradient, let_through
+from loupe.ops.gradients import Pin, Slice, arrival_of, hook_on, keep_gradient, kept_gradient, let_through
 from loupe.runtime.leaves import leaves_of
 from loupe.runtime.plan import Plan
 from loupe.runtime.tensors import summary, tensors_in
@@ -41,14 +41,14 @@ class Arrival:
     def attach(self) -> Callable[[], None]:
         """Be called when the pass comes by; returns what undoes it."""
         if self.pin is None:
-            return self.tensor.register_hook(self).remove
+            return hook_on(self.tensor, self).remove
         return self.pin.attach(self)
 
     def __call__(self, gradient: torch.Tensor | None) -> torch.Tensor | None:
         """What the hook does: open the sites, and let the pass go on with what the block made of the gradient."""
         if gradient is None:  # an operation behind it has no derivative (quantized layers): nothing arrives
             return None
-        self.gradient = own = gradient.clone()
+        self.gradient = own = torch.empty_like(self.tensor).copy_(gradient)  # laid out in memory as the values are
         version = own._version
         with torch.set_grad_enabled(self._grad_mode):
             self._visit(*(OpenGradient(event, self, rows) for event, rows in self.events))
@@ -194,7 +194,7 @@ def _arrivals(
     for place, kept in plan.gradients[backward.id].items():
         for value in tensors_in(values[place]):
             rows = arrival_of(value)
-            tensor = value if rows is None else rows.whole
+            tensor = value if rows is None else rows.carrier
             if not tensor.requires_grad:
                 continue
             pin = None if rows is None else rows.pin

@@ -53,7 +53,7 @@ class History:
             if rows is None or not share_memory(rows.whole, storages):
                 continue
             if plan.graph[place].invoke is None or node.invoke in (None, plan.graph[place].invoke):
-                rows.pin = None
+                rows.pin, rows.changed = None, True
             elif rows.pin is None:
                 rows.hold()
 

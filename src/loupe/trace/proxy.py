@@ -64,13 +64,14 @@ class Proxy(Handle):
     @property
     def value(self) -> Any:
         """The bare value: after the block for a saved proxy, inside it by a peek."""
+        recorder = self._recorder
+        if not recorder.open and recorder.session is not None and recorder.session.settle(recorder):
+            return self.value
         cell = self._cell
         if cell is not None and cell.filled:
             return cell.value
-        if self._recorder.open:
-            return self._recorder.peek(self)
-        if self._recorder.session is not None and self._recorder.session.settle(self._recorder):
-            return self.value
+        if recorder.open:
+            return recorder.peek(self)
         raise _unsaved(self)
 
     def save(self, name: str | None = None) -> Proxy:

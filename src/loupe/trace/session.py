@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from loupe.errors import BlockError, Line
+from loupe.graph.passes import trace_memory
 from loupe.trace.between import Between, RandomState, move_on, random_state, same_state, set_random_state
 from loupe.trace.containers import find_proxies, replace_proxies
 from loupe.trace.mount import mount, unmount
@@ -31,10 +32,15 @@ class Passed:
 
 @dataclass(slots=True)
 class Waiting:
-    """A block that has ended and has not run; `random` is given where it does not go on from the block before it."""
+    """A block that has ended and has not run.
+
+    `random` is given where it does not go on from the block before it; `changes` says that it changes a value of an
+    earlier block in place.
+    """
 
     recorder: Recorder
     random: RandomState | None
+    changes: bool
 
 
 class Session:
@@ -78,7 +84,7 @@ class Session:
         self._blocks.append(recorder)
         now = random_state()
         follows = bool(self._waiting) and same_state(now, self._random)
-        self._waiting.append(Waiting(recorder, None if follows else now))
+        self._waiting.append(Waiting(recorder, None if follows else now, _changes_given(recorder)))
         self._random = move_on()
         self._between.note(recorder)
         if recorder.execution.begun():
@@ -153,11 +159,11 @@ class Session:
     # -- values --------------------------------------------------------------------------------------------------------
 
     def settle(self, recorder: Recorder) -> bool:
-        """Let a block run, if it waits; returns whether it did."""
-        place = self._place(recorder)
-        if place is None:
+        """Let a block run, if it waits, and those that change values of earlier ones; returns whether one did."""
+        places = [place for place, each in enumerate(self._waiting) if each.changes or each.recorder is recorder]
+        if not places or self._running:
             return False
-        self.run_waiting(place + 1)
+        self.run_waiting(places[-1] + 1)
         return True
 
     def save(self, proxy: Proxy) -> bool:
@@ -185,9 +191,8 @@ class Session:
         return name
 
     def value(self, name: str) -> Any:
-        """The value that a block gets under a name: the blocks before it run, if they have not."""
+        """The value that a block gets under a name; the blocks before it have run."""
         passed = self._passed[name]
-        self.settle(passed.recorder)
         if not passed.cell.filled:
             raise BlockError(
                 "a value of an earlier block of the session was not reached, so this block cannot use it",
@@ -284,3 +289,11 @@ class Session:
             state = "waits" if self.waits_for(recorder) else "has run"
             rows.append(f"block {place}, {state}: {len(recorder.graph)} nodes  # {recorder.line}")
         return "\n".join(rows) or "(empty session)"
+
+
+def _changes_given(recorder: Recorder) -> bool:
+    graph = recorder.graph
+    if not recorder.given:
+        return False
+    changed = (root for roots in trace_memory(graph).mutates.values() for root in roots)
+    return any(kind == "node" and graph[index].kind == "given" for kind, index in changed)

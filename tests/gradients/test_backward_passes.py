@@ -6,7 +6,6 @@ import pytest
 import torch
 
 from loupe import LanguageModel
-from loupe.errors import BlockError, NotReachedError, OperationError, WriteError
 from tests import tiny
 from tests.gradients.by_hand import IDS, blocks_of, gradients, keeping
 
@@ -52,21 +51,6 @@ def test_a_gradient_given_to_backward_weighs_the_loss():
             call(model.output)
             found = hidden.grad.save()
         torch.testing.assert_close(found.value, want[1])
-
-
-def test_each_invoke_may_run_its_own_backward_pass():
-    prompts = [torch.tensor([[5, 9, 2, 7]]), torch.tensor([[3, 8, 1, 6], [2, 2, 9, 4]])]
-    model, layers = model_of("gpt2")
-    found = []
-    with model.trace() as tracer:
-        for prompt in prompts:
-            with tracer.invoke(prompt):
-                hidden = [layer.output for layer in layers]
-                with model.output[:, -1, 0].sum().backward():
-                    found += [each.grad.save() for each in hidden]
-    want = gradients("gpt2", prompts[0]) + gradients("gpt2", prompts[1])
-    for gradient, expected in zip(found, want, strict=True):
-        torch.testing.assert_close(gradient.value, expected, atol=1e-5, rtol=1e-4)
 
 
 @pytest.mark.parametrize("invokes", [False, True])
@@ -176,44 +160,6 @@ def test_gradients_of_inputs_operations_and_values_in_between_are_those_of_autog
 
 
 @pytest.mark.parametrize("invokes", [False, True])
-def test_logits_have_the_gradient_of_a_loss_that_the_model_computes_of_them(invokes):
-    logits = tiny.hf_model("gpt2")(IDS).logits.detach().requires_grad_()
-    torch.nn.functional.cross_entropy(logits[0, :-1], IDS[0, 1:]).backward()
-    model, _ = model_of("gpt2")
-    with model.trace(*(() if invokes else (IDS,)), **({} if invokes else {"labels": IDS})) as tracer:
-        if invokes:
-            with tracer.invoke(IDS, labels=IDS):
-                output = model.output
-        else:
-            output = model.output
-        output.loss.backward()
-        found = output.grad.save()
-    torch.testing.assert_close(found.value, logits.grad)
-
-
-def test_rows_that_the_loss_takes_directly_keep_their_whole_gradient():
-    def loss_of(kept, logits):
-        return logits[:, -1, 0].sum() + kept["transformer.h.1"].pow(2).sum()
-
-    hf = tiny.hf_model("gpt2")
-    with keeping(hf, blocks_of("gpt2")) as kept:
-        loss_of(kept, hf(IDS).logits).backward()
-        want = kept["transformer.h.1"].grad
-    model, layers = model_of("gpt2")
-    with model.trace() as tracer:
-        with tracer.invoke(IDS * 0 + 1):
-            layers[0].output[:] = 0
-        with tracer.invoke(IDS):
-            hidden = layers[1].output.save()
-            hidden.retain_grad()
-            (model.output[:, -1, 0].sum() + hidden.pow(2).sum()).backward(retain_graph=True)
-            once = hidden.grad.save()
-            (model.output[:, -1, 0].sum() + hidden.pow(2).sum()).backward()
-    torch.testing.assert_close(once.value, want, atol=1e-5, rtol=1e-4)
-    torch.testing.assert_close(hidden.grad, want * 2, atol=1e-5, rtol=1e-4)
-
-
-@pytest.mark.parametrize("invokes", [False, True])
 def test_a_value_that_a_line_below_changes_in_place_has_the_gradient_that_it_had_above(invokes):
     scale = torch.linspace(0.5, 1.5, 32, requires_grad=True)
 
@@ -283,54 +229,3 @@ def test_a_peek_at_a_gradient_sees_the_real_one_and_the_block_goes_on():
             found = early.grad.save()
     assert scale > 0
     torch.testing.assert_close(found.value, want[0] * 2)
-
-
-def _twice(model, hidden):
-    loss = model.output[0, -1, 0]
-    loss.backward()
-    hidden.grad.save()
-    loss.backward()
-    hidden.grad.save()
-
-
-def _replaced(model, hidden, value):
-    with model.output[0, -1, 0].backward():
-        hidden.grad = value
-
-
-def _tuple(model, hidden):
-    value = model.transformer.h[1].attn.output
-    model.output[0, -1, 0].backward()
-    value.grad.save()
-
-
-MISTAKES = {
-    "no number": (lambda model, hidden: model.output.backward(), OperationError, "loss.sum().backward()"),
-    "twice": (_twice, OperationError, "retain_graph=True"),
-    "nobody asks": (lambda model, hidden: model.output.sum().backward(), OperationError, "x.grad"),
-    "integers": (lambda model, hidden: model.output.argmax().backward(), OperationError, "floating-point"),
-    "detached": (
-        lambda model, hidden: (model.output.sum().backward(), hidden.detach().grad.save()),
-        NotReachedError,
-        "detached",
-    ),
-    "no backward": (lambda model, hidden: hidden.grad.save(), NotReachedError, "call loss.backward()"),
-    "another shape": (lambda m, h: _replaced(m, h, torch.zeros(3, 3)), WriteError, "assign a number"),
-    "none": (lambda model, hidden: _replaced(model, hidden, None), WriteError, "assign a number"),
-    "a tuple": (_tuple, OperationError, "x[0].grad"),
-    "unknown option": (lambda model, hidden: model.output.sum().backward(keep=1), BlockError, "retain_graph"),
-    "inputs": (lambda model, hidden: model.output.sum().backward(inputs=[hidden]), BlockError, "x.grad"),
-    "a hook": (lambda model, hidden: hidden.register_hook(print), BlockError, "x.grad"),
-}
-
-
-@pytest.mark.parametrize("mistake", MISTAKES)
-def test_a_mistake_is_named_with_its_line_and_the_way_out(mistake):
-    block, kind, remedy = MISTAKES[mistake]
-    model, layers = model_of("gpt2")
-    with pytest.raises(kind) as caught, model.trace(IDS):
-        block(model, layers[1].output)
-    assert remedy in caught.value.remedy
-    assert caught.value.line.filename == __file__
-    with model.trace(IDS):
-        assert model.output.save().shape == (1, 4, 64)

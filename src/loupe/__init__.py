@@ -18,9 +18,11 @@ from loupe.config import CONFIG
 from loupe.errors import LoupeError, LoupeWarning
 
 if TYPE_CHECKING:
+    from loupe.files.loading import load
     from loupe.graph.graph import Graph
     from loupe.models.language import LanguageModel
     from loupe.models.model import Model, NNsight
+    from loupe.trace.opened import param
     from loupe.trace.saving import fn, save
 
 __version__ = "0.1.0"
@@ -31,6 +33,8 @@ _LAZY = {
     "Model": "loupe.models.model",
     "NNsight": "loupe.models.model",
     "fn": "loupe.trace.saving",
+    "load": "loupe.files.loading",
+    "param": "loupe.trace.opened",
     "save": "loupe.trace.saving",
 }
 
@@ -44,6 +48,8 @@ __all__ = [
     "NNsight",
     "errors",
     "fn",
+    "load",
+    "param",
     "save",
 ]
 

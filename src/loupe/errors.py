@@ -11,6 +11,9 @@ LoupeError
 ├── RowsError              a value has no rows that could be split among invokes
 ├── WriteError             the model could not go on with what was written
 ├── GraphError             a graph is not well formed
+│   └── WireError          a file or message is no graph, or not one that this version reads
+├── PortableError          something in a graph can be used in this process only
+├── FitError               a graph is about another model than the one that is to run it
 └── LoadError              a model cannot be loaded
 """
 
@@ -21,15 +24,16 @@ from typing import NamedTuple
 
 
 class Line(NamedTuple):
-    """A line of the user's program: where a node of a graph was written."""
+    """A line of the user's program: where a node of a graph was written; `source` is its text where a file tells it."""
 
     filename: str
     number: int
+    source: str | None = None
 
     @property
     def text(self) -> str:
         """The source text of the line, or '' where there is no source (as under `exec`)."""
-        return linecache.getline(self.filename, self.number).strip()
+        return linecache.getline(self.filename, self.number).strip() if self.source is None else self.source
 
     def __str__(self) -> str:
         where = f"{self.filename}:{self.number}"
@@ -101,12 +105,28 @@ class GraphError(LoupeError):
     """A graph is not well formed."""
 
 
+class WireError(GraphError):
+    """A file or message is no graph, or not one that this version of loupe reads."""
+
+
+class PortableError(LoupeError):
+    """Something in a graph can be used in this process only: it cannot be stored or sent."""
+
+
+class FitError(LoupeError):
+    """A graph is about another model than the one that is to run it."""
+
+
 class LoadError(LoupeError):
     """A model cannot be loaded."""
 
 
 class LoupeWarning(UserWarning):
     """Something that loupe did, or that the block does, is likely not what was meant."""
+
+
+class OriginWarning(LoupeWarning):
+    """A graph runs on a model that is not the one for which it was written."""
 
 
 class OverwrittenWarning(LoupeWarning):

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import replace
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from loupe.errors import BlockError, Line
-from loupe.graph.compose import append, select
+from loupe.envoy.fitting import check_fit
+from loupe.errors import BlockError, InputError, Line, nearest
+from loupe.files.intervention import InterventionGraph
+from loupe.graph.compose import append, bind, select, with_own_constants
 from loupe.graph.graph import Graph
 from loupe.graph.node import RESULT, Node, Site, Steps, is_within
 from loupe.graph.opset import TRACKING
-from loupe.graph.passes import trace_memory
+from loupe.graph.passes import needed, trace_memory
 from loupe.runtime.local import LocalRun
+from loupe.trace.handles import unwrap
 from loupe.trace.mount import mount, unmount
 from loupe.trace.parameters import Parameters
 from loupe.trace.recorder import Recorder
@@ -38,7 +41,7 @@ class EditBlock:
 
     def __init__(self, model: Root, line: Line, *, inplace: bool) -> None:
         self._model = model if inplace else model.copy()
-        self._recorder = Recorder(self._model, Unrun(model, line), Graph(), line)
+        self._recorder = Recorder(self._model, Unrun(model, line), InterventionGraph(), line)
         self._recorder.parameters = Parameters(self._recorder, model.tied_to)
 
     def __enter__(self) -> Any:
@@ -71,7 +74,41 @@ class EditBlock:
                 remedy="write what the model does at every step; name steps in a generation of the edited model",
                 line=recorder.line,
             )
-        self._model.edits.append(recorder.graph)
+        self._model.edits.append(recorder.with_origin())
+
+
+def edit_with(model: Root, graph: Graph, named: Mapping[str, Any], line: Line, *, inplace: bool) -> Root:
+    """The model, or a copy of it, that does from now on what a graph does to it; its saves are left out.
+
+    Raises BlockError for a graph that is about single prompts or steps, runs a backward pass, or changes nothing.
+    """
+    unknown = [name for name in named if name not in graph.parameters]
+    if unknown:
+        raise InputError(
+            f"the graph leaves no {unknown[0]!r} open", remedy=nearest(unknown[0], list(graph.parameters)), line=line
+        )
+    check_fit(model, graph)
+    bound = bind(graph, {name: unwrap(value) for name, value in named.items()})
+    part = with_own_constants(select(bound, needed(bound, trace_memory(bound), ())))
+    for node in part:
+        what = _refusal(node)
+        fact = _REFUSED[what][0] if what is not None else ""
+        if node.kind == "given":
+            fact = f"the open parameter {node.target!r} has no value"
+        elif node.invoke is not None or node.steps is not None:
+            fact = f"the graph is about single {'prompts' if node.invoke is not None else 'steps'}"
+        if fact:
+            remedy = "run the graph with model.run, or give every open parameter a value"
+            raise BlockError(f"{fact}, so it cannot be an edit", remedy=remedy, line=node.line or line)
+    if not len(part):
+        raise BlockError(
+            "the graph changes nothing in the model, so there is nothing to edit",
+            remedy="run it with model.run: it reads, and saves",
+            line=line,
+        )
+    edited = model if inplace else model.copy()
+    edited.edits.append(part)
+    return edited
 
 
 def _refusal(node: Node) -> str | None:

@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from loupe.envoy.ports import Calls, Operations, Ports
+from loupe.envoy.running import run_edited
 from loupe.errors import BlockError, Line, UnknownModuleError, WriteError, nearest
 from loupe.graph.node import Port, Site
 from loupe.runtime.offloaded import devices_of
@@ -204,7 +205,7 @@ class Envoy(Ports):
 
     def _plain_call(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         if self._home.edits:
-            return self._home.run_edited(self._path, args, kwargs)
+            return run_edited(self._home, self._path, args, kwargs, user_line(sys._getframe(1)))
         args = tuple(arg.value if isinstance_proxy(arg) else arg for arg in args)
         return self._module(*args, **kwargs)
 

@@ -4,26 +4,30 @@ from __future__ import annotations
 
 import copy
 import sys
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Mapping
 from typing import Any, Protocol, Self
 
 import torch
 from torch import nn
 
 from loupe.config import CONFIG
-from loupe.envoy.edits import EditBlock, put_edits
+from loupe.envoy.edits import EditBlock, edit_with, put_edits
 from loupe.envoy.envoy import Envoy
+from loupe.envoy.fitting import origin_of
 from loupe.envoy.names import Aliases, Rename
+from loupe.envoy.running import run_graph, run_session
+from loupe.envoy.validation import Report, validate
 from loupe.errors import BlockError, Line, UnknownModuleError, nearest
-from loupe.graph.graph import Graph
-from loupe.graph.node import RESULT, Node, Ref, Site
+from loupe.files.intervention import InterventionGraph, InterventionSession
+from loupe.graph.graph import Graph, Origin
+from loupe.graph.node import Site
 from loupe.hosts.module import ModuleHost
-from loupe.runtime.host import Given, Host, Input
+from loupe.runtime.given import Given, Opened
+from loupe.runtime.host import Host, Input
 from loupe.runtime.local import LocalRun
 from loupe.runtime.meta import Scanner
 from loupe.runtime.plain import named_parts, submodule
 from loupe.runtime.scanning import MetaHost
-from loupe.trace.handles import unwrap
 from loupe.trace.recorder import Recorder, open_recorders
 from loupe.trace.session import Session
 from loupe.trace.source import user_line
@@ -57,6 +61,11 @@ class Root(Envoy):
     def edits(self) -> list[Graph]:
         """The graphs that every block on this model starts with, as `edit` has recorded them."""
         return self._edits
+
+    @property
+    def attached(self) -> Collection[str]:
+        """The paths of modules that the user has attached."""
+        return self._attached
 
     @property
     def aliases(self) -> Aliases:
@@ -194,10 +203,11 @@ class Root(Envoy):
         generation: dict[str, Any] | None = None,
     ) -> Tracer:
         """A block on the whole model, or on one of its modules alone."""
-        graph = Graph()
+        graph = InterventionGraph()
         put_edits(graph, self.edits, path, self._attached)
+        graph.edited = len(graph)
         session = next((each for each in reversed(open_sessions()) if each.key is self._host), None)
-        run = self.local_run(graph, path, session)
+        run = self.local_run(graph, path, Opened(graph, rest=session))
         return Tracer(Recorder(self, run, graph, line, session), args, kwargs, generation)
 
     def local_run(self, graph: Graph, path: str = "", given: Given | None = None) -> LocalRun:
@@ -216,14 +226,18 @@ class Root(Envoy):
 
     def open_scan(self, path: str, args: tuple[Any, ...], kwargs: dict[str, Any], line: Line) -> Tracer:
         """A block without data, on the whole model or on one of its modules alone."""
-        graph = Graph()
+        graph = InterventionGraph()
         put_edits(graph, self.edits, path, self._attached)
+        graph.edited = len(graph)
+        return Tracer(Recorder(self, self.meta_run(graph, path), graph, line), args, kwargs)
+
+    def meta_run(self, graph: Graph, path: str = "", given: Given | None = None) -> LocalRun:
+        """What runs a graph without data, on the whole model or on one of its modules alone."""
         host: Host = self._host
         if path:
             host = ModuleHost(lambda: self.module_at(path), self._host.lock, prefix=path, whole=self._host)
         scanner = self._scanner(path, host)
-        run = LocalRun(MetaHost(host, scanner), scanner.twin_module, graph, scanner, self._attached, scans=True)
-        return Tracer(Recorder(self, run, graph, line), args, kwargs)
+        return LocalRun(MetaHost(host, scanner), scanner.twin_module, graph, scanner, self._attached, given, scans=True)
 
     # -- blocks that outlast a run -------------------------------------------------------------------------------------
 
@@ -243,7 +257,7 @@ class Root(Envoy):
         yield from self._host.module.parameters()
         yield from self._host.module.buffers()
 
-    def edit(self, *, inplace: bool = False) -> EditBlock:
+    def edit(self, graph: Graph | None = None, *, inplace: bool = False, **named: Any) -> Any:
         """Record what a copy of this model does differently from now on; the copy shares the weights.
 
         >>> with model.edit() as edited:
@@ -255,8 +269,19 @@ class Root(Envoy):
         `inplace=True` changes this model itself. Edits hold in traces, scans, generations (at every step), plain calls,
         and for every invoke; parameters that are set in one hold for the length of a run. Nothing runs while an edit is
         recorded, so a line that needs a value or a shape raises BlockError, as do saves and backward passes.
+
+        With a graph that was recorded before it is no block, and gives the edited model: `model.edit(graph,
+        strength=2.0)` does from now on what the graph does to the model. What the graph saves is left out.
         """
         line = user_line(sys._getframe(1))
+        if graph is not None:
+            return edit_with(self, graph, named, line, inplace=inplace)
+        if named:
+            raise BlockError(
+                f"edit has no option {next(iter(named))!r}",
+                remedy="open parameters are those of a graph: model.edit(graph, strength=2.0)",
+                line=line,
+            )
         if self.open_recorder() is not None:
             raise BlockError(
                 "an edit stands inside a block on its model",
@@ -277,27 +302,43 @@ class Root(Envoy):
         object.__setattr__(twin, "_edits", list(self._edits))
         return twin
 
-    def run_edited(
-        self, path: str, args: tuple[Any, ...], kwargs: dict[str, Any], generation: dict[str, Any] | None = None
-    ) -> Any:
-        """The plain call of an edited model, or of one of its modules: what it returns with the edits in place."""
-        graph = Graph()
-        put_edits(graph, self.edits, path, self._attached)
-        result = len(graph)
-        graph.nodes += [
-            Node(result, "read", Site(RESULT, "output")),
-            Node(result + 1, "save", "result", (Ref(result),)),
-        ]
-        run = self.local_run(graph, path)
-        if torch.is_grad_enabled():
-            run.collect_weights()
-        if generation is not None:
-            run.generate(generation)
-        run.add_input(unwrap(args), unwrap(kwargs), user_line(sys._getframe(2)))
-        outcome = run.finish()
-        if outcome.error is not None:
-            raise outcome.error
-        return outcome.results["result"]
+    # -- graphs that were recorded before ------------------------------------------------------------------------------
+
+    def run(self, graph: Any, *inputs: Any, **named: Any) -> Any:
+        """Run a graph that was recorded before, on other inputs: what it saves, by name.
+
+        >>> results = model.run(loupe.load("steer.loupe"), "The Colosseum is in", strength=2.0)
+        >>> results["logits"]
+
+        `inputs` are those of the block: one for each invoke where it has some, a tuple being one of several arguments.
+        `named` are the graph's open parameters; other names go to the model, as in `trace`, or change options of a
+        generation. What was saved at each step of a generation is a list, what a cache has collected a `Cache`. The
+        graph is as it was afterwards. Of a session's graphs each takes its inputs in turn, and the results are a list.
+
+        Raises FitError where the graph names what this model does not have, InputError for another number of inputs or
+        a parameter without a value; warns with OriginWarning where the model is not the one it was written for.
+        """
+        line = user_line(sys._getframe(1))
+        if isinstance(graph, InterventionSession):
+            return run_session(self, graph, inputs, named, line)
+        return run_graph(self, graph, inputs, named, line)
+
+    def validate(self, graph: Graph, *inputs: Any, **named: Any) -> Report:
+        """Say, without a run, what keeps a graph from running on this model; see `InterventionGraph.validate`."""
+        return validate(self, graph, inputs, named, user_line(sys._getframe(1)))
+
+    def origin(self, modules: Collection[str]) -> Origin:
+        """What a graph that names these modules says about its model."""
+        return origin_of(self, modules)
+
+    @property
+    def identity(self) -> tuple[str | None, str | None]:
+        """The id and the revision of the weights, where they are known."""
+        return None, None
+
+    def divide(self, named: Mapping[str, Any], *, generates: bool) -> tuple[dict[str, Any], dict[str, Any]]:
+        """Tell what belongs to the input from the options of a generation, among arguments given by name."""
+        return dict(named), {}
 
 
 def _callable_parts(path: str, known: dict[str, nn.Module]) -> tuple[str, ...]:

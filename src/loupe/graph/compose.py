@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import replace
+from typing import Any
 
 from loupe.graph.graph import Graph
 from loupe.graph.node import Const, Node, Ref, Site, map_argument
+from loupe.graph.passes import trace_memory
 
 
 def append(graph: Graph, other: Graph, change: Callable[[Node], Node] = lambda node: node) -> None:
@@ -66,3 +68,60 @@ def _take_functions(graph: Graph, other: Graph) -> dict[str, str]:
         if free != name:
             names[name] = free
     return names
+
+
+def bind(graph: Graph, values: Mapping[str, Any]) -> Graph:
+    """A graph in which what takes an open parameter takes its value: the one that is given, or the default."""
+    bound = Graph()
+    bound.__dict__.update(graph.__dict__)
+    bound.constants = list(graph.constants)
+    known: dict[int, Any] = {}
+    for node in graph:
+        if node.kind != "given" or node.target not in graph.parameters:
+            continue
+        opened = graph.parameters[node.target]
+        if node.target in values:
+            known[node.id] = _as_argument(values[node.target], bound.constants)
+        elif not opened.required:
+            known[node.id] = opened.default
+
+    def filled(leaf: object) -> object:
+        return known.get(leaf.node, leaf) if type(leaf) is Ref else leaf
+
+    if known:
+        bound.nodes = [
+            node
+            if node.kind == "save" or known.keys().isdisjoint(node.refs())
+            else replace(
+                node,
+                args=tuple([map_argument(arg, filled) for arg in node.args]),
+                kwargs={key: map_argument(arg, filled) for key, arg in node.kwargs.items()},
+            )
+            for node in graph
+        ]
+    return bound
+
+
+def _as_argument(value: Any, constants: list[Any]) -> Any:
+    """A value as an argument: simple data as it is, anything else as a constant that is added to the table."""
+
+    def leaf(item: Any) -> Any:
+        if item is None or item is Ellipsis or type(item) in (bool, int, float, complex, str):
+            return item
+        constants.append(item)
+        return Const(len(constants) - 1)
+
+    return map_argument(value, leaf)
+
+
+def with_own_constants(graph: Graph) -> Graph:
+    """A graph that can be run without changing another: it has copies of the constants which it changes in place."""
+    own = Graph()
+    own.__dict__.update(graph.__dict__)
+    own.constants = list(graph.constants)
+    changed = {index for roots in trace_memory(graph).mutates.values() for kind, index in roots if kind == "const"}
+    for index in changed:
+        value = graph.originals.get(index, graph.constants[index])
+        if hasattr(value, "detach"):
+            own.constants[index] = value.detach().clone().requires_grad_(value.requires_grad)
+    return own

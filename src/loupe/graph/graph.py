@@ -3,12 +3,36 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Mapping
+from dataclasses import dataclass, field
 from html import escape
 from typing import Any
 
 from loupe.errors import Line
 from loupe.graph.drawing import Drawing, draw
-from loupe.graph.node import RESULT, Const, Event, Node, Ref, Site, map_argument
+from loupe.graph.node import RESULT, Const, Event, Named, Node, Ref, Site, map_argument
+
+
+@dataclass(frozen=True, slots=True)
+class Open:
+    """A parameter that a graph leaves open: what it is where the one who runs the graph does not say."""
+
+    default: Any = None
+    required: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """The model on which a graph was written.
+
+    `model` is its id and `revision` the commit or name of its weights, where they are known; `kind` is its class,
+    `fingerprint` a digest of its tree. `modules` are the classes of those modules that the graph names, by path.
+    """
+
+    kind: str
+    fingerprint: str
+    model: str | None = None
+    revision: str | None = None
+    modules: Mapping[str, str] = field(default_factory=dict)
 
 
 class Graph:
@@ -24,6 +48,13 @@ class Graph:
         self.constants: list[Any] = []
         self.functions: dict[str, Callable[..., Any]] = {}
         self.events: list[Event] = []  # of one pass of the model, in order, where a scan has told; for pictures
+        self.parameters: dict[str, Open] = {}
+        self.invokes = 0  # prompts that came with an invoke of their own; with none, the block has one input
+        self.generation: dict[str, Any] | None = None  # the options, where the run is a generation
+        self.looks: list[tuple[int, Line]] = []  # the nodes that the block looked at, and where
+        self.edited = 0  # nodes at the start that edits of the model have put there
+        self.originals: dict[int, Any] = {}  # constants as they were before a run changed them
+        self.origin: Origin | None = None
 
     def __len__(self) -> int:
         return len(self.nodes)
@@ -40,9 +71,34 @@ class Graph:
         return {node.target: node.args[0].node for node in self.nodes if node.kind == "save"}
 
     @property
+    def inputs(self) -> int:
+        """How many prompts a run of the graph takes."""
+        return max(self.invokes, 1)
+
+    @property
+    def modules(self) -> list[str]:
+        """The paths of the modules that the graph names, each once, in the order of the block."""
+        found: dict[str, None] = dict.fromkeys(site.path for site in self.sites)
+        for node in self.nodes:
+            if node.kind == "call":
+                found[node.target] = None
+            elif node.kind in ("parameter", "set_parameter"):
+                found[node.target.rpartition(".")[0]] = None
+            elif node.kind == "cache":
+                found.update(dict.fromkeys(node.args[0]))
+        return list(found)
+
+    @property
     def backwards(self) -> list[int]:
         """The nodes that run a backward pass; a gradient's site counts them from 0."""
         return [node.id for node in self.nodes if node.kind == "backward"]
+
+    def save_result(self) -> str:
+        """Add the saving of what the run returns as a whole; gives its name."""
+        name, place = "result", len(self.nodes)
+        self.nodes.append(Node(place, "read", Site(RESULT, "output")))
+        self.nodes.append(Node(place + 1, "save", name, (Ref(place),)))
+        return name
 
     def users_of(self, nodes: Collection[int]) -> set[int]:
         """These nodes, and all that take their values, directly or not."""
@@ -113,6 +169,8 @@ class Graph:
             return f"%{node.id}{scope} = write {node.site} <- {args[0]}"
         if node.kind == "save":
             return f"%{node.id}{scope} = save {args[0]} as {node.target!r}"
+        if node.kind == "given" and node.target in self.parameters:
+            return f"%{node.id}{scope} = {self._open_text(node.target)}"
         if node.kind in ("parameter", "given"):
             return f"%{node.id}{scope} = {node.kind} {node.target}"
         if node.kind == "set_parameter":
@@ -126,6 +184,10 @@ class Graph:
         name = f"{node.target or 'model'}" + (":call" if node.kind == "call" else "")
         return f"%{node.id}{scope} = {name}({', '.join(args)})"
 
+    def _open_text(self, name: str) -> str:
+        opened = self.parameters[name]
+        return f"open {name}" if opened.required else f"open {name} = {self.argument_text(opened.default)}"
+
     def argument_text(self, value: Any, names: Mapping[int, str] | None = None) -> str:
         """An argument as text: references as %id (or by the name of their node), tensors by shape and dtype."""
 
@@ -136,6 +198,8 @@ class Graph:
                 return _Text(constant_text(self.constants[item.index]))
             if item is Ellipsis:
                 return _Text("...")
+            if type(item) is Named:  # as torch prints its own
+                return _Text(f"device(type={item.name!r})" if item.kind == "device" else f"torch.{item.name}")
             return item
 
         return _argument_repr(map_argument(value, leaf))

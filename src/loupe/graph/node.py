@@ -33,6 +33,14 @@ class Const:
     index: int
 
 
+@dataclass(frozen=True, slots=True)
+class Named:
+    """What torch has one object of for each name, as an argument of a graph that is read without torch: a dtype, …"""
+
+    kind: Literal["dtype", "device", "layout", "memory_format"]
+    name: str
+
+
 class Steps(NamedTuple):
     """The steps of a generation that a block is about: those of a slice, or those that are listed, in order.
 

@@ -8,6 +8,7 @@ import threading
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -43,6 +44,8 @@ class TransformersHost:
     ) -> None:
         self.lock = lock_of(model) if isinstance(model, nn.Module) else threading.RLock()
         self.dispatched = isinstance(model, nn.Module)
+        self._revision = revision
+        self._id = None if isinstance(model, nn.Module) else _named(model)
         if isinstance(model, nn.Module):
             self.name = type(model).__name__
             self._module = model
@@ -70,6 +73,15 @@ class TransformersHost:
     def prefix(self) -> str:
         """A run calls the whole model."""
         return ""
+
+    @property
+    def identity(self) -> tuple[str | None, str | None]:
+        """The id under which the model is had, and the commit or name of its revision, where they are known."""
+        config = getattr(self._module, "config", None)
+        name = self._id or getattr(config, "_name_or_path", None)
+        if name and Path(name).is_dir():  # where a model lies is nobody else's business
+            name = None
+        return name or None, getattr(config, "_commit_hash", None) or self._revision
 
     def load(self) -> None:
         """Load the weights, where that has not happened."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Mapping
 from typing import Any
 
 from torch import nn
@@ -11,6 +12,7 @@ from torch import nn
 from loupe.envoy.model import Root
 from loupe.envoy.names import Rename
 from loupe.envoy.ports import Ports
+from loupe.envoy.running import run_edited
 from loupe.errors import BlockError
 from loupe.graph.node import RESULT, Port, Site
 from loupe.hosts.transformers import TransformersHost
@@ -116,7 +118,7 @@ class LanguageModel(Root):
 
     def _plain_call(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         if self.edits:
-            return self.run_edited("", args, kwargs)
+            return run_edited(self, "", args, kwargs, user_line(sys._getframe(2)))
         host = self._language_host
         host.load()
         return host.call(host.merge([Input(tuple(map(bare, args)), kwargs)]))
@@ -136,9 +138,21 @@ class LanguageModel(Root):
         if recorder is not None:
             self._refuse_prompt(args, options)
             return recorder.generate(options)
-        prompt = {name: options.pop(name) for name in _OF_PROMPT if name in options}
+        prompt, options = self.divide(options, generates=True)
         tracer = self.open_block("", args, prompt, user_line(sys._getframe(1)), options)
         return Generation(tracer, lambda: self._plain_generation(args, prompt, options))
+
+    def divide(self, named: Mapping[str, Any], *, generates: bool) -> tuple[dict[str, Any], dict[str, Any]]:
+        """Tell what belongs to the prompt from the options of a generation, among arguments given by name."""
+        if not generates:
+            return dict(named), {}
+        prompt = {name: value for name, value in named.items() if name in _OF_PROMPT}
+        return prompt, {name: value for name, value in named.items() if name not in prompt}
+
+    @property
+    def identity(self) -> tuple[str | None, str | None]:
+        """The id of the model and the revision of its weights, where they are known."""
+        return self._language_host.identity
 
     def _refuse_prompt(self, args: tuple[Any, ...], options: dict[str, Any]) -> None:
         given = ["its first argument"] if args else [name for name in _OF_PROMPT if name in options]
@@ -151,7 +165,7 @@ class LanguageModel(Root):
 
     def _plain_generation(self, args: tuple[Any, ...], prompt: dict[str, Any], options: dict[str, Any]) -> Any:
         if self.edits:
-            return self.run_edited("", args, prompt, options)
+            return run_edited(self, "", args, prompt, user_line(sys._getframe(2)), options)
         host = self._language_host
         host.load()
         return host.call(host.merge([Input(tuple(map(bare, args)), prompt)], options))

@@ -11,7 +11,7 @@ from weakref import WeakKeyDictionary
 
 from torch import nn
 
-from loupe.errors import InputError, Line
+from loupe.errors import Line
 from loupe.graph.graph import Graph
 from loupe.graph.node import Event, Site
 
@@ -42,37 +42,6 @@ _locks: WeakKeyDictionary[nn.Module, threading.RLock] = WeakKeyDictionary()
 def lock_of(module: nn.Module) -> threading.RLock:
     """The lock that all passes of a module share, however many times it is wrapped."""
     return _locks.setdefault(module, threading.RLock())
-
-
-class Given(Protocol):
-    """The values that come into a run from outside, by name."""
-
-    def value(self, name: str) -> Any:
-        """The value; raises InputError where nothing is given."""
-        ...
-
-    def describe(self, name: str) -> Any:
-        """The value without data, where that can be had without a run."""
-        ...
-
-    def before(self, run: object) -> None:
-        """Called when the first pass of a run is about to begin."""
-        ...
-
-
-class Nothing:
-    """No values come into a run from outside."""
-
-    def value(self, name: str) -> Any:
-        """Raise InputError."""
-        raise InputError(f"nothing is given for {name!r}", remedy=f"pass {name}=… to the run")
-
-    def describe(self, name: str) -> Any:
-        """Raise InputError."""
-        return self.value(name)
-
-    def before(self, run: object) -> None:
-        """Nothing has to happen before a run."""
 
 
 class Host(Protocol):

@@ -13,13 +13,15 @@ from torch import nn
 from loupe.errors import BlockError, InputError, Line, LoupeError, NotReachedError, OperationError, WriteError
 from loupe.graph.graph import Graph
 from loupe.graph.node import RESULT, Node, Site
+from loupe.graph.passes import is_opaque
 from loupe.graph.steps import Unrolled, unroll
 from loupe.ops.views import first_input
 from loupe.runtime.batching import Rows
 from loupe.runtime.collect import Collector, cached_events
 from loupe.runtime.describe import Describer, Undescribed
 from loupe.runtime.forward import Pass
-from loupe.runtime.host import Batch, Given, Host, Input, Nothing
+from loupe.runtime.given import Given, Opened
+from loupe.runtime.host import Batch, Host, Input
 from loupe.runtime.meta import Scan, Scanner
 from loupe.runtime.missed import Missed, no_step
 from loupe.runtime.offloaded import devices_of
@@ -62,7 +64,7 @@ class LocalRun:
         self._scans = scans
         self._constants = ConstantsWithoutData()
         self._host = host
-        self._given: Given = Nothing() if given is None else given
+        self._given: Given = Opened(graph) if given is None else given
         self._came_in: dict[str, Any] = {}
         self._attached = attached
         self._modules = modules
@@ -284,6 +286,7 @@ class LocalRun:
         for node in plan.graph:
             if node.kind == "given" and node.target not in self._came_in:  # in this thread, before a pass is on its way
                 self._came_in[node.target] = self._given.value(node.target)
+        self._keep_originals(plan)
         self._know_rows(plan)
         if self._pass is not None and not self._pass.can_take(plan):
             self._end_pass()
@@ -300,6 +303,18 @@ class LocalRun:
             if self._scans and isinstance(error, Exception):
                 self._explain(error)
             raise
+
+    def _keep_originals(self, plan: Plan) -> None:
+        """The graph is to say what it was recorded with, although its run changes some of its constants."""
+        if self._scans:
+            return
+        for node, roots in plan.memory.mutates.items():
+            for kind, index in roots:
+                value = plan.graph.constants[index] if kind == "const" else None
+                if index in self._graph.originals or is_opaque(plan.graph, plan.graph[node]):
+                    continue
+                if isinstance(value, torch.Tensor):
+                    self._graph.originals[index] = value.detach().clone().requires_grad_(value.requires_grad)
 
     def _explain(self, error: Exception) -> None:
         """Raise BlockError where a scan has failed because it has no values."""

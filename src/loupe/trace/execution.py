@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Any, Protocol
 
 import torch
 
 from loupe.errors import Line, LoupeError
+from loupe.graph.graph import Origin
 from loupe.graph.node import Site
 
 
@@ -33,6 +35,10 @@ class Owner(Protocol):
 
     def real_path(self, path: str) -> str:
         """A path with the model's own names in place of aliases."""
+        ...
+
+    def origin(self, modules: Collection[str]) -> Origin:
+        """What a graph that names these modules says about its model."""
         ...
 
     def view(self, site: Site) -> str | None:

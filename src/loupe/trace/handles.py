@@ -13,6 +13,7 @@ class Handle:
 
     __slots__ = ()
     _recorder: Recorder
+    leaves_open = False  # whether it stands for a parameter of whatever graph it is used in
 
 
 def isinstance_proxy(value: Any) -> bool:

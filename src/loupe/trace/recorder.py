@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from loupe.errors import BlockError, Line, NotReachedError
-from loupe.graph.graph import Graph
+from loupe.graph.graph import Graph, Open
 from loupe.graph.node import RESULT, Const, Event, Modes, Node, Ref, Site, Steps
 from loupe.graph.opset import effect_of
 from loupe.graph.steps import LAST_STEP, step_name
@@ -95,6 +95,7 @@ class Recorder:
         self.written: set[int] = set()
         self._constants: dict[int, Const] = {}
         self.given: dict[str, Ref] = {}
+        self._opened: dict[tuple[str, Steps | None], Ref] = {}
         self._reads: dict[tuple[Event, int | None, Steps | None], dict[tuple[Any, ...], Proxy]] = {}
 
     # -- nodes ---------------------------------------------------------------------------------------------------------
@@ -185,7 +186,7 @@ class Recorder:
         step = self.step or 0
         return any(not step or site.call >= step * self.execution.calls_each(site.path) for site in sites)
 
-    def cache(self, modules: Any, options: dict[str, Any]) -> Cache:
+    def cache(self, modules: Any, options: dict[str, Any], name: str | None = None) -> Cache:
         """Record that what passes at these modules is collected."""
         line = user_line(sys._getframe(2))
         if not options["outputs"] and not options["inputs"]:
@@ -194,7 +195,10 @@ class Recorder:
                 remedy="leave include_output as it is, or ask for include_inputs=True",
                 line=line,
             )
-        name = f"cache{len(self.graph.nodes)}"
+        if name is None:
+            name = f"cache{len(self.graph.nodes)}"
+        elif name in self.cells or name in self.caches:
+            raise _named_twice(name, line)
         paths = self.owner.paths_of(modules)
         self._append("cache", name, (paths,), options, line=line)
         if self.step is not None:
@@ -240,10 +244,8 @@ class Recorder:
         node = len(self.graph.nodes)
         if name is None:
             name = f"value{node}"
-        elif name in self.cells:
-            raise BlockError(
-                f"two values are saved as {name!r}", remedy="give each its own name", line=user_line(sys._getframe(2))
-            )
+        elif name in self.cells or name in self.caches:
+            raise _named_twice(name, user_line(sys._getframe(2)))
         self._save_as(name, proxy)
         return proxy
 
@@ -335,6 +337,13 @@ class Recorder:
         self.inputs.append(given)
         return self.execution.add_input(*given, line)
 
+    def begin_invoke(self, args: tuple[Any, ...], kwargs: dict[str, Any], line: Line) -> None:
+        """What follows is about one prompt; a new one where it is given."""
+        if args or kwargs:
+            self.invoke = self.add_input(args, kwargs, line)
+            self.graph.invokes = self.invoke + 1
+        self.in_invoke = True
+
     def set_item(self, proxy: Proxy, key: Any, value: Any) -> None:
         """Record `value[key] = …`: in place in a tensor, a list or a dict; a tuple or model output is written anew."""
         node = self.graph[self.encode(proxy).node]
@@ -414,9 +423,14 @@ class Recorder:
             )
         if self.graph.backwards:
             raise _without_autograd(line)
+        self.begin_generation(options)
+        return self.read(Site(RESULT, "output"))
+
+    def begin_generation(self, options: dict[str, Any]) -> None:
+        """The run is a generation."""
         self.execution.generate(options)
         self.generates = True
-        return self.read(Site(RESULT, "output"))
+        self.graph.generation = {name: self.encode(value) for name, value in options.items()}
 
     def peek(self, proxy: Proxy) -> Any:
         """The real value, now; refused for a value of each step where the block stands at none of them."""
@@ -430,8 +444,15 @@ class Recorder:
                 line=user_line(sys._getframe(2)),
             )
         self.looks += 1
+        node = self.encode(proxy).node
+        self.graph.looks.append((node, user_line(sys._getframe(2))))
         with self.as_opened():
-            return self.execution.peek(self.encode(proxy).node)
+            return self.execution.peek(node)
+
+    def with_origin(self) -> Graph:
+        """The graph, with what it now says about the model that it is written on."""
+        self.graph.origin = self.owner.origin(self.graph.modules)
+        return self.graph
 
     # -- arguments -----------------------------------------------------------------------------------------------------
 
@@ -439,6 +460,8 @@ class Recorder:
         """Turn an argument into what a node holds: references for proxies, constants for tensors and other objects."""
         kind = type(value)
         if issubclass(kind, Proxy):
+            if kind.leaves_open:
+                return self.opened(value.name, value.opened)
             if value._recorder is self:
                 return self._from_here(value._ref)
             name = None if self.session is None else self.session.name_of(value, self)
@@ -464,6 +487,23 @@ class Recorder:
             const = self._constants[id(value)] = Const(len(self.graph.constants))
             self.graph.constants.append(value)
         return const
+
+    def opened(self, name: str, opened: Open) -> Ref:
+        """The value of a parameter that the graph leaves open; raises BlockError where another has its name."""
+        known = self.graph.parameters.setdefault(name, self._default(opened))
+        if known != self._default(opened):
+            raise BlockError(
+                f"two parameters with different defaults are called {name!r}",
+                remedy="give each a name of its own",
+                line=user_line(sys._getframe(2)),
+            )
+        key = (name, self.steps)
+        if key not in self._opened:
+            self._opened[key] = self._append("given", name)._ref
+        return self._opened[key]
+
+    def _default(self, opened: Open) -> Open:
+        return opened if opened.required else Open(self.encode(opened.default))
 
     def _from_here(self, ref: Ref) -> Ref:
         """A value of each step, seen from a loop, is that of its step; from elsewhere, of the last that happens."""
@@ -549,6 +589,10 @@ def _without_autograd(line: Line) -> BlockError:
         remedy="trace the ids that it gives: `with model.trace(ids):`",
         line=line,
     )
+
+
+def _named_twice(name: str, line: Line) -> BlockError:
+    return BlockError(f"two values are saved as {name!r}", remedy="give each its own name", line=line)
 
 
 def _nested(line: Line) -> BlockError:

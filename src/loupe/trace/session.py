@@ -11,6 +11,8 @@ from typing import Any
 import torch
 
 from loupe.errors import BlockError, Line
+from loupe.files.intervention import InterventionGraph, InterventionSession
+from loupe.graph.compose import select
 from loupe.graph.passes import trace_memory
 from loupe.trace.between import Between, RandomState, move_on, random_state, same_state, set_random_state
 from loupe.trace.containers import find_proxies, replace_proxies
@@ -155,6 +157,26 @@ class Session:
     def _place(self, recorder: Recorder) -> int | None:
         """The place of a block among those that wait."""
         return next((place for place, each in enumerate(self._waiting) if each.recorder is recorder), None)
+
+    @property
+    def graphs(self) -> InterventionSession:
+        """The graphs of the blocks so far, in order: to be saved, and run again with other inputs.
+
+        >>> session.graphs.save("patch.loupe")
+        """
+        graphs: list[InterventionGraph] = []
+        for recorder in self._blocks:
+            graph = InterventionGraph()
+            graph.__dict__.update(recorder.with_origin().__dict__)
+            graphs.append(graph)
+        taken = {node.target for graph in graphs for node in graph if node.kind == "given"}
+        for place, (graph, recorder) in enumerate(zip(graphs, self._blocks, strict=True)):
+            dropped = {name for name in recorder.kept if f"block{place}.{name}" not in taken}
+            if dropped:
+                kept = [node.id for node in graph if node.kind != "save" or node.target not in dropped]
+                graph.nodes = select(graph, kept).nodes
+                graph.looks = [(kept.index(node), line) for node, line in graph.looks]
+        return InterventionSession(graphs)
 
     # -- values --------------------------------------------------------------------------------------------------------
 

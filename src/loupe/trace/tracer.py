@@ -42,7 +42,7 @@ class Tracer:
     @property
     def graph(self) -> Graph:
         """The graph that the block has written so far."""
-        return self._recorder.graph
+        return self._recorder.with_origin()
 
     def invoke(self, *args: Any, **kwargs: Any) -> Invoke:
         """One prompt (or batch) of several that run in one pass; takes what `trace` takes, and sees its own rows only.
@@ -100,6 +100,7 @@ class Tracer:
         detach: bool = True,
         include_output: bool = True,
         include_inputs: bool = False,
+        name: str | None = None,
     ) -> Cache:
         """Collect what passes at many modules: all of them, or those of a path, a pattern, a class, a list of these.
 
@@ -111,7 +112,7 @@ class Tracer:
         Values are as the model goes on with them, after the block's own writes; in an invoke those of its rows; in a
         generation those of each step, `cache[path][step]`. They are moved to `device` (each at once) and, where they
         are floating-point numbers, to `dtype`; `detach=False` keeps them in the autograd graph. Inside
-        `with tracer.iter[2:5]:` only these steps are collected. Raises UnknownModuleError for a name that no module
+        `with tracer.iter[2:5]:` only these steps are collected. `name` is its key in a graph's results. Raises UnknownModuleError for a name that no module
         has.
         """
         options = {
@@ -121,7 +122,7 @@ class Tracer:
             "outputs": include_output,
             "inputs": include_inputs,
         }
-        return self._recorder.cache(modules, options)
+        return self._recorder.cache(modules, options, name)
 
     def barrier(self, count: int) -> Barrier:
         """Accepted for programs that need one elsewhere: values cross invokes without it."""
@@ -139,8 +140,7 @@ class Tracer:
         if self._args or self._kwargs or self._generation is not None:
             try:
                 if self._generation is not None:
-                    self._recorder.execution.generate(self._generation)
-                    self._recorder.generates = True
+                    self._recorder.begin_generation(self._generation)
                 if self._args or self._kwargs:
                     self._recorder.add_input(self._args, self._kwargs, self._recorder.line)
             except BaseException:
@@ -196,9 +196,7 @@ class Invoke:
             )
         if recorder.in_invoke:
             raise BlockError("an invoke stands inside another", remedy="put invokes one after the other", line=line)
-        if self._args or self._kwargs:
-            recorder.invoke = recorder.add_input(self._args, self._kwargs, line)
-        recorder.in_invoke = True
+        recorder.begin_invoke(self._args, self._kwargs, line)
         return self
 
     def __exit__(self, *error: object) -> None:

@@ -1,0 +1,1 @@
+"""Keep graphs past the process: what users save, load, compare and share."""

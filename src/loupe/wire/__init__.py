@@ -1,0 +1,1 @@
+"""Turn graphs into bytes and back, strictly both ways; no torch here."""

@@ -21,7 +21,7 @@ def append(graph: Graph, other: Graph, change: Callable[[Node], Node] = lambda n
     names = _take_functions(graph, other)
     places = {node.id: node.id + first for node in other}
     for node in other:
-        graph.nodes.append(change(_moved(node, places, constants, names)))
+        graph.nodes.append(change(moved(node, places, constants, names)))
 
 
 def select(graph: Graph, nodes: Collection[int]) -> Graph:
@@ -32,14 +32,14 @@ def select(graph: Graph, nodes: Collection[int]) -> Graph:
     for node in graph:
         if node.id in nodes:
             places[node.id] = len(part)
-            part.nodes.append(_moved(node, places))
+            part.nodes.append(moved(node, places))
     return part
 
 
-def _moved(node: Node, places: dict[int, int], constants: int = 0, names: dict[str, str] | None = None) -> Node:
+def moved(node: Node, places: dict[int, int], constants: int = 0, names: dict[str, str] | None = None) -> Node:
     """A node with other numbers, constants that begin elsewhere in the table, and other names of functions."""
 
-    def moved(leaf: object) -> object:
+    def placed(leaf: object) -> object:
         if type(leaf) is Ref:
             return Ref(places[leaf.node])
         return Const(leaf.index + constants) if type(leaf) is Const else leaf
@@ -53,8 +53,8 @@ def _moved(node: Node, places: dict[int, int], constants: int = 0, names: dict[s
         node,
         id=places[node.id],
         target=target,
-        args=tuple(map_argument(arg, moved) for arg in node.args),
-        kwargs={key: map_argument(arg, moved) for key, arg in node.kwargs.items()},
+        args=tuple(map_argument(arg, placed) for arg in node.args),
+        kwargs={key: map_argument(arg, placed) for key, arg in node.kwargs.items()},
     )
 
 

@@ -52,6 +52,7 @@ class SiteAxes:
         self._before_probe = before_probe
         self._attached = attached
         self._known: dict[Event, tuple[int, ...]] = {}
+        self._each: dict[Event, tuple[int, ...]] = {}
         self._untold: set[Event] = set()
 
     def of(self, event: Event) -> tuple[int, ...]:
@@ -62,6 +63,10 @@ class SiteAxes:
         if event not in self._known:
             self.prepare([event])
         return self._known[event]
+
+    def each(self, event: Event) -> tuple[int, ...]:
+        """How many entries each row has along the axes of the leaves at an event: the tokens of a flat batch."""
+        return self._each[self._passing(event)]
 
     def _passing(self, event: Event) -> Event:
         """What a trace returns is what its model returns."""
@@ -94,7 +99,11 @@ class SiteAxes:
                 unseen.append(event)
                 continue
             shapes = [leaf_shapes(scan.values[name]) for scan in scans]
-            self._known[event] = axes_from_shapes(shapes, [batch.total for batch in batches])
+            axes = self._known[event] = axes_from_shapes(shapes, [batch.total for batch in batches])
+            self._each[event] = tuple(
+                shape[axis] // batches[0].total if shape is not None and axis >= 0 else 1
+                for shape, axis in zip(shapes[0], axes, strict=False)
+            )
         if not probe and all(scan.error is None for scan in scans):
             self._untold.update(unseen)
         elif unseen:

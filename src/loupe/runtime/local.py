@@ -250,7 +250,8 @@ class LocalRun:
                 raise InputError(
                     "the block has no input", remedy="pass a prompt to trace(...), or use tracer.invoke(prompt)"
                 )
-            plan = make_plan(self._unrolled().graph, changing=self._changing(), everything=self._scans)
+            graph = self._unrolled().graph
+            plan = self._scanner.plans.of(graph, changing=self._changing(), everything=self._scans)
             if self._pass is not None and not plan.wanted and plan.live <= self._pass.interpreter.done:
                 return Outcome({})  # peeks were all that the block was about
             self._proceed(plan, last=True)
@@ -281,9 +282,9 @@ class LocalRun:
     def _proceed(self, plan: Plan, *, last: bool) -> None:
         if self._pass is None:
             self._given.before(self)
-        for node in plan.graph:
-            if node.kind == "given" and node.target not in self._came_in:  # in this thread, before a pass is on its way
-                self._came_in[node.target] = self._given.value(node.target)
+        for name in [plan.graph[node].target for node in plan.given]:
+            if name not in self._came_in:  # in this thread, before a pass is on its way
+                self._came_in[name] = self._given.value(name)
         self._know_rows(plan)
         if self._pass is not None and not self._pass.can_take(plan):
             self._end_pass()
@@ -336,6 +337,7 @@ class LocalRun:
             self._attached,
             self._came_in.__getitem__,
             self._collector(plan, pausable=pausable) if plan.caches else None,
+            self._scanner.tree,
             collects=self._collects,
             pausable=pausable,
         )

@@ -46,6 +46,7 @@ class EditBlock:
 
     def __enter__(self) -> Any:
         self._recorder.begin()
+        self._recorder.watch()
         mount()
         return self._model
 

@@ -31,8 +31,8 @@ class Group:
 def group(blocks: Sequence[Candidate]) -> list[Group]:
     """Put blocks into groups, in an order in which every value is there before it is taken.
 
-    A block joins the first group of its kind that runs after all that it takes from. One that keeps the order is a wall:
-    what stands above it runs before it, and what stands below it afterwards.
+    A block joins the first group of its kind that runs after all that it takes from. One that keeps the order is a
+    wall: what stands above it runs before it, and what stands below it afterwards.
 
     >>> [each.members for each in group([Candidate("a"), Candidate("a"), Candidate("a", takes=[0])])]
     [[0, 1], [2]]

@@ -31,17 +31,26 @@ class Form:
 
 @dataclass(frozen=True, slots=True)
 class Tokens:
-    """The rows of one input: ids and mask `[rows, seq]`, padded, and what else the model is to get."""
+    """The rows of one input: ids and mask `[rows, seq]`, padded, and what else the model is to get.
+
+    `has_mask` says that the mask is to be given to the model, `full` that it is known to leave no token out.
+    """
 
     ids: torch.Tensor
     mask: torch.Tensor
     extra: dict[str, Any]
     has_mask: bool
+    full: bool = False
 
     @property
     def padded_left(self) -> bool:
         """Whether a row begins with padding."""
-        return self.mask.dim() == 2 and not bool(self.mask[:, 0].all())
+        return not self.full and self.mask.dim() == 2 and not bool(self.mask[:, 0].all())
+
+    @property
+    def longest(self) -> int:
+        """How many tokens the longest row has."""
+        return self.ids.shape[1] if self.full else min(self.ids.shape[1], int(self.mask.sum(-1).max()))
 
     def having(self, name: str, value: Any) -> Tokens:
         """These tokens with one more thing for the model."""
@@ -75,9 +84,11 @@ def tokens_of(value: Input, form: Form) -> Tokens:
     if isinstance(rows, torch.Tensor):
         ids = rows
         given = torch.as_tensor(mask) if mask is not None else None
+        full = given is None
         if given is not None and given.dim() == 1:
             given = given[None]
     else:
+        full = len({len(row.ids) for row in rows}) == 1
         ids = stack_rows([row.ids for row in rows], form.pad, form.left)
         given = stack_rows([[1] * len(row.ids) for row in rows], 0, form.left)
         if form.types and any(row.types is not None for row in rows):
@@ -94,7 +105,7 @@ def tokens_of(value: Input, form: Form) -> Tokens:
         for name, fill in (("decoder_input_ids", form.pad), ("labels", IGNORED)):
             if extra.get(name) is not None:
                 extra = {**extra, **_target(name, extra[name], fill, ids.shape[0], value.line)}
-    return Tokens(ids, given, extra, mask is not None or not isinstance(prompt, torch.Tensor))
+    return Tokens(ids, given, extra, mask is not None or not isinstance(prompt, torch.Tensor), full)
 
 
 def _prompt_of(value: Input) -> tuple[Any, dict[str, Any]]:

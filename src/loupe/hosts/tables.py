@@ -48,15 +48,15 @@ def positions_of(module: nn.Module) -> Positions:
     return Positions(first, most - first if ends else None)
 
 
-def input_device(module: nn.Module) -> torch.device:
-    """Where token ids are to be put: the device of the table of embeddings."""
-    found = next((_embeddings(module) or module).parameters(), None)
+def input_device(module: nn.Module, table: nn.Module | None) -> torch.device:
+    """Where token ids are to be put: the device of the table of embeddings, or else of the model."""
+    found = next((module if table is None else table).parameters(), None)
     return torch.device("cpu") if found is None or found.is_meta else found.device
 
 
-def padding_id(module: nn.Module, tokenizer: Any) -> int:
+def padding_id(module: nn.Module, table: nn.Module | None, tokenizer: Any) -> int:
     """The token id that short rows are filled with: the model's own, else the tokenizer's, else the end of text."""
-    size = getattr(_embeddings(module), "num_embeddings", None)
+    size = getattr(table, "num_embeddings", None)
     for owner, name in (
         (getattr(module, "config", None), "pad_token_id"),
         (tokenizer, "pad_token_id"),
@@ -68,10 +68,10 @@ def padding_id(module: nn.Module, tokenizer: Any) -> int:
     return 0
 
 
-def check_vocabulary(module: nn.Module, ids: torch.Tensor, line: Line | None) -> None:
+def check_vocabulary(table: nn.Module | None, ids: torch.Tensor, line: Line | None) -> None:
     """Raise InputError for a token id that the table of embeddings does not have."""
-    size = getattr(_embeddings(module), "num_embeddings", None)
-    lowest, highest = int(ids.min()), int(ids.max())
+    size = getattr(table, "num_embeddings", None)
+    lowest, highest = (int(bound) for bound in ids.aminmax())
     if isinstance(size, int) and not 0 <= lowest <= highest < size:
         raise InputError(
             f"the token id {lowest if lowest < 0 else highest} is not in the model's vocabulary of {size}",
@@ -80,6 +80,7 @@ def check_vocabulary(module: nn.Module, ids: torch.Tensor, line: Line | None) ->
         )
 
 
-def _embeddings(module: nn.Module) -> nn.Module | None:
+def embeddings_of(module: nn.Module) -> nn.Module | None:
+    """The table of embeddings of a model, where it has one."""
     get = getattr(module, "get_input_embeddings", None)
     return get() if get is not None else None

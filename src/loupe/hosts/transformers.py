@@ -24,7 +24,7 @@ from loupe.hosts.loading import Checkpoint, carry_over, local_checkpoint
 from loupe.hosts.outputs import Outputs
 from loupe.hosts.padding import join_tokens
 from loupe.hosts.prompts import Form, Tokens, tokens_of
-from loupe.hosts.tables import check_vocabulary, input_device, padding_id, positions_of
+from loupe.hosts.tables import check_vocabulary, embeddings_of, input_device, padding_id, positions_of
 from loupe.runtime.host import Batch, Input, lock_of
 
 _TARGETS = ("decoder_input_ids", "labels", "decoder_inputs_embeds")
@@ -112,28 +112,30 @@ class TransformersHost:
                 remedy="use trace(...), or a model with a head that the library generates with",
                 line=inputs[0].line,
             )
-        form = self._form()
+        accepted, table = _parameters_of(self._module), embeddings_of(self._module)
+        form = self._form(accepted, table)
         parts = [tokens_of(each, form) for each in inputs]
         for part, each in zip(parts, inputs, strict=True):
-            self._positions.check(min(part.ids.shape[1], int(part.mask.sum(-1).max())), each.line)
-            check_vocabulary(self._module, part.ids, each.line)
+            self._positions.check(part.longest, each.line)
+            check_vocabulary(table, part.ids, each.line)
             targets = part.extra.get("decoder_input_ids")
             if form.decodes and targets is not None:
                 self._positions.check(targets.shape[1], each.line)
-                check_vocabulary(self._module, targets, each.line)
+                check_vocabulary(table, targets, each.line)
         if form.decodes and generation is None:
             parts = [self._started(part, each) for part, each in zip(parts, inputs, strict=True)]
         try:
             joined = join_tokens(parts, form)
         except InputError as error:
             raise InputError(error.fact, remedy=error.remedy, line=error.line or inputs[-1].line) from None
-        if "attention_mask" not in _parameters_of(self._module) and not bool(joined.mask.all()):
+        if "attention_mask" not in accepted and not bool(joined.mask.all()):
             raise InputError(
                 f"{type(self._module).__name__} takes no attention_mask, so shorter prompts would see their padding",
                 remedy="give prompts with the same number of tokens, or trace each alone",
                 line=inputs[-1].line,
             )
-        kwargs = self._arguments(joined, counts=generation is None)
+        device = input_device(self._module, table)
+        kwargs = self._arguments(joined, accepted, device, counts=generation is None)
         sizes = [part.ids.shape[0] for part in parts]
         starts = [sum(sizes[:place]) for place in range(len(sizes))]
         rows = tuple(zip(starts, sizes, strict=True))
@@ -161,28 +163,32 @@ class TransformersHost:
         """The most new tokens that a generation can have, as the transformers library counts them."""
         if batch.method != "generate":
             return 1
-        if self._form().decodes:
+        if self._decodes(_parameters_of(self._module)):
             given = batch.kwargs.get("decoder_input_ids")
             there = 1 if given is None else given.shape[1]
         else:
             there = batch.kwargs["input_ids"].shape[1]
         return most_new_tokens(self._module, batch.kwargs, there)
 
-    def _form(self) -> Form:
+    def _form(self, accepted: frozenset[str], table: nn.Module | None) -> Form:
         """How this model takes prompts.
 
         A second stack's ids are the user's business where a head other than a language model's is on it: such models
         make them from the prompt.
         """
-        accepted = _parameters_of(self._module)
-        whole = getattr(self._module, "base_model", self._module) is self._module
         return Form(
             self.tokenizer,
-            padding_id(self._module, self.tokenizer),
+            padding_id(self._module, table, self.tokenizer),
             self._left,
             types=not self._left and "token_type_ids" in accepted,
-            decodes="decoder_input_ids" in accepted and (whole or can_generate(self._module)),
+            decodes=self._decodes(accepted),
         )
+
+    def _decodes(self, accepted: frozenset[str]) -> bool:
+        """Whether a second stack reads ids of its own, which the user gives or the start of a generation does."""
+        if "decoder_input_ids" not in accepted:
+            return False
+        return getattr(self._module, "base_model", self._module) is self._module or can_generate(self._module)
 
     def _started(self, part: Tokens, each: Input) -> Tokens:
         """An input whose second stack has something to read."""
@@ -199,9 +205,10 @@ class TransformersHost:
             line=each.line,
         )
 
-    def _arguments(self, tokens: Tokens, *, counts: bool) -> dict[str, Any]:
+    def _arguments(
+        self, tokens: Tokens, accepted: frozenset[str], device: torch.device, *, counts: bool
+    ) -> dict[str, Any]:
         """What the model is called with; `counts` says that positions are to be counted here."""
-        device, accepted = input_device(self._module), _parameters_of(self._module)
         kwargs: dict[str, Any] = {"input_ids": tokens.ids}
         if tokens.has_mask and "attention_mask" in accepted:
             kwargs["attention_mask"] = tokens.mask

@@ -9,7 +9,6 @@ import torch
 from torch import nn
 
 from loupe.graph.node import Const, Node
-from loupe.graph.passes import is_opaque
 from loupe.runtime.offloaded import devices_of
 from loupe.runtime.plan import Plan
 from loupe.runtime.tensors import map_tensors, tensors_in
@@ -25,12 +24,11 @@ class Devices:
 
     def __init__(self) -> None:
         self._moved: dict[tuple[int, torch.device], torch.Tensor] = {}
-        self._written: set[int] = set()
+        self._written: frozenset[int] = frozenset()
 
     def load(self, plan: Plan) -> None:
         """Take a plan, or the longer plan of a graph that has grown since."""
-        changes = [node for node in plan.memory.mutates if not is_opaque(plan.graph, plan.graph[node])]
-        self._written = {index for node in changes for kind, index in plan.memory.mutates[node] if kind == "const"}
+        self._written = plan.written
 
     def bring(self, node: Node, args: list[Any], kwargs: dict[str, Any], device: torch.device | None) -> None:
         """Replace constants among the arguments of a node by the same on a device; `args`, `kwargs` are its own."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Generator
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import replace
 from typing import Any
 
@@ -21,13 +21,16 @@ from loupe.runtime.gradients import WITHOUT_CHECKPOINT
 from loupe.runtime.host import Batch, Host
 from loupe.runtime.interpreter import Interpreter, Surroundings
 from loupe.runtime.leaves import Leaves
-from loupe.runtime.offloaded import parameter_at, sent_away_again
-from loupe.runtime.plain import plainly
+from loupe.runtime.offloaded import parameter_at, send_away
+from loupe.runtime.plain import set_plain
 from loupe.runtime.plan import Plan
 from loupe.runtime.rows import RowsFirst
 from loupe.runtime.taps import Axes, OpenSite, OpenSkip, Taps
 from loupe.runtime.tensors import map_tensors, share_memory, storages_of, summary, tensors_in
+from loupe.runtime.tree import Tree
 from loupe.runtime.worker import PausedCall
+
+_NOTHING_TO_SET: AbstractContextManager[None] = nullcontext()
 
 
 class StopPass(BaseException):
@@ -38,7 +41,7 @@ class Pass:
     """One pass of a host with a plan.
 
     A pausable one goes on in a worker thread, stands still once its plan is satisfied, and can be given a longer plan.
-    The other kind stays in the caller's thread and stops the model there.
+    The other kind stays in the caller's thread and stops the model there. `tree` knows the modules of the host's model.
     """
 
     def __init__(
@@ -50,6 +53,7 @@ class Pass:
         attached: Collection[str],
         given: Callable[[str], Any],
         collector: Collector | None,
+        tree: Tree,
         *,
         collects: bool,
         pausable: bool,
@@ -71,6 +75,7 @@ class Pass:
         self._written: list[tuple[Node, str]] = []
         self._plan: Plan | None = None
         self._collector = collector
+        self._tree = tree
         self._settings_key = ""
         self._calling_host = False
         self._set_aside: list[tuple[dict[str, Any], str, Any]] = []
@@ -102,7 +107,7 @@ class Pass:
         if self.ended:
             self._exchange_parameters()
             try:
-                with self._host.settings(plan.graph, self._host.module), self._tracking():
+                with self._settings(plan, self._host.module), self._tracking():
                     self.interpreter.load(plan)
                     self.interpreter.drain()
             finally:
@@ -128,7 +133,7 @@ class Pass:
         """Whether a longer plan can be met from here, or names something that has already passed."""
         if not self._tracks(plan):
             return False
-        if self._host.settings_key(plan.graph) != self._settings_key:
+        if self._key_of(plan) != self._settings_key:
             return False
         if self._plan is None or plan.caches != self._plan.caches:
             return False  # a cache is about the pass from its start
@@ -165,7 +170,7 @@ class Pass:
         if self.ended:
             return True
         if event.phase == "grad":
-            backwards = self._plan.graph.backwards if self._plan is not None else []
+            backwards = self._plan.backwards if self._plan is not None else ()
             return event.call < len(backwards) and backwards[event.call] in self.interpreter.done
         if event.op is not None and self._plan is not None and event not in self._plan.gates:
             return self._reached.get((event.path, "in"), -1) >= event.call  # its tap had to be there before the call
@@ -177,21 +182,24 @@ class Pass:
     def _whole(self) -> None:
         plan = self._plan
         assert plan is not None
-        host = self._host
+        model = self._host.module
+        self._settings_key = self._key_of(plan)
         try:
-            self._settings_key = host.settings_key(plan.graph)
-            model, settings = host.module, host.settings(plan.graph, host.module)
-            with settings, plainly(model), sent_away_again(model), self._grad_mode(plan):
-                if self._pausable:
-                    self._taps.attach_everywhere(host.module, host.prefix, skippable=True)
-                self._taps.attach([*cached_events(plan), *counting_events(plan, host.prefix)], {})
-                self._take_up(plan)
-                self._rest()
-                self._call_host()
+            with self._settings(plan, model):
+                put_back = set_plain(self._tree.unusual(model))
+                try:
+                    with self._grad_mode(plan):
+                        self._attach_and_call(plan, model)
+                except BaseException:
+                    if self._tree.has_own(model, "_hf_hook"):
+                        send_away(self._tree.modules(model))
+                    raise
+                finally:
+                    self._taps.detach()
+                    put_back()
         except StopPass:
             self.stopped_early = True
         finally:
-            self._taps.detach()
             self._exchange_parameters(back=True)
             self._open.clear()
             if self._collector is not None:
@@ -201,9 +209,38 @@ class Pass:
         if self._collector is not None:
             self._collector.check()
 
+    def _attach_and_call(self, plan: Plan, model: nn.Module) -> None:
+        prefix = self._host.prefix
+        if self._pausable:
+            self._taps.attach_everywhere(model, prefix, skippable=True)
+        if plan.caches:
+            self._taps.attach([*cached_events(plan), *counting_events(plan, prefix)], {})
+        self._take_up(plan)
+        self._rest()
+        self._call_host()
+
+    def _key_of(self, plan: Plan) -> str:
+        """Names what a run of this plan sets on the model."""
+        answers = plan.answers
+        if answers.settings_key is None:
+            answers.settings_key = self._host.settings_key(plan.graph)
+        return answers.settings_key
+
+    def _settings(self, plan: Plan, model: nn.Module) -> AbstractContextManager[None]:
+        """What a run of this plan sets on the model."""
+        if plan.answers.sets_nothing:
+            return _NOTHING_TO_SET
+        found = self._host.settings(plan.graph, model)
+        plan.answers.sets_nothing = type(found) is nullcontext
+        return found
+
     def _take_up(self, plan: Plan) -> None:
         """Attach what a plan needs beyond what is attached, and do what can be done at once."""
-        stand_ins = {s.event: other.event for s in plan.graph.sites if (other := self._host.stand_in(s)) is not None}
+        stand_ins = plan.answers.stand_ins
+        if stand_ins is None:
+            others = [(site.event, self._host.stand_in(site)) for site in plan.graph.sites]
+            stand_ins = {event: other.event for event, other in others if other is not None}
+            plan.answers.stand_ins = stand_ins
         self._taps.attach(plan.gates, stand_ins)
         self.interpreter.load(plan)
         self.interpreter.drain()
@@ -309,21 +346,23 @@ class Pass:
         kept = old == [(tensor.shape, tensor.dtype) for tensor in tensors_in(after)]
         self._written.append((node, "" if kept else f" by {summary(after)} where it was {summary(before)}"))
 
-    @contextmanager
-    def _grad_mode(self, plan: Plan) -> Generator[None]:
+    def _grad_mode(self, plan: Plan) -> AbstractContextManager[None]:
         """Autograd runs only where a gradient is asked for; gradients of gradients need an attention that has them."""
         self._with_grad = self._leaves.needs_grad(plan, self._batch)
+        if not self._with_grad:
+            return self._tracking()
         self._weights_asked = self._leaves.asked(plan)
-        twice = any(plan.graph[node].kwargs.get("create_graph") for node in plan.graph.backwards)
-        with self._tracking(), sdpa_kernel(SDPBackend.MATH) if twice else nullcontext():
-            yield
+        twice = any(plan.graph[node].kwargs.get("create_graph") for node in plan.backwards)
+        return self._tracking_twice() if twice else self._tracking()
 
     @contextmanager
-    def _tracking(self) -> Generator[None]:
-        """Track gradients where the pass does, of the weights that it asks about alone."""
-        weights = self._leaves.alone(self._weights_asked) if self._with_grad else nullcontext()
-        with torch.set_grad_enabled(self._with_grad), weights:
+    def _tracking_twice(self) -> Generator[None]:
+        with self._tracking(), sdpa_kernel(SDPBackend.MATH):
             yield
+
+    def _tracking(self) -> AbstractContextManager[None]:
+        """Track gradients where the pass does, of the weights that it asks about alone."""
+        return self._leaves.tracked(self._weights_asked) if self._with_grad else torch.no_grad()
 
     def _parameter(self, path: str) -> Any:
         value = parameter_at(self._modules, path)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from heapq import heappop, heappush
 from typing import Any
@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from loupe.errors import LoupeError, OperationError
-from loupe.graph.node import Const, Event, Node, Ref, constants_in, map_argument
+from loupe.graph.node import Const, Event, Node, Ref, map_argument
 from loupe.graph.steps import LAST_STEP
 from loupe.ops.gradients import without_history
 from loupe.ops.modes import in_modes
@@ -22,7 +22,7 @@ from loupe.runtime.devices import Devices, device_of, device_of_module
 from loupe.runtime.gradients import ask, run_backward
 from loupe.runtime.history import History
 from loupe.runtime.missed import late_write
-from loupe.runtime.plan import Plan
+from loupe.runtime.plan import Plan, waits_for_pass
 from loupe.runtime.tensors import summary
 
 
@@ -61,11 +61,10 @@ class Interpreter:
         self.stopped = False
         self.returned = False
         self._unmet: dict[int, int] = {}
-        self._waiters: dict[int, list[int]] = {}
+        self._waiters: dict[int, tuple[int, ...]] = {}
         self._uses: dict[int, int] = {}
         self._ready: list[int] = []
         self._gate_open: set[int] = set()
-        self._differentiated: set[int] = set()
         self._taps: list[Tap] = []
         self._aliasing = Aliasing(
             self.values, self.results, self.done, self._taps, surroundings.parameter, surroundings.weights
@@ -73,48 +72,39 @@ class Interpreter:
         self._snapshots = self._aliasing.snapshots
         self._history = History(self.values)
         self._devices = Devices()
-        self._takes_constants: set[int] = set()
-        self._dispatch: dict[str, Callable[[Node], Any]] = {
-            "read": self._read,
-            "write": self._write,
-            "apply": self._apply,
-            "call": self._call,
-            "parameter": self._parameter,
-            "set_parameter": self._set_parameter,
-            "given": self._given,
-            "save": self._save,
-            "backward": self._backward,
-            "stop": self._stop,
-        }
 
     # -- the schedule --------------------------------------------------------------------------------------------------
 
     def load(self, plan: Plan) -> None:
         """Take a plan, or the longer plan of a graph that has grown since."""
+        fresh = self.plan is None
         self.plan = plan
-        self.wanted = set(plan.wanted) - self.done
-        self._differentiated = {node for nodes in plan.gradients.values() for node in nodes}
-        self._gates = plan.gates
         self._history.load(plan)
         self._devices.load(plan)
-        for node in sorted(plan.live.difference(plan.caches)):
-            if node in self.done or node in self._unmet:
-                continue
-            unmet = [need for need in plan.needs[node] if need not in self.done]
-            gated = plan.graph[node].kind in ("read", "write") or _has_no_step(plan.graph[node])
-            self._unmet[node] = len(unmet) + gated
-            if plan.graph.constants and constants_in(plan.graph[node]):
-                self._takes_constants.add(node)
-            for need in unmet:
-                self._waiters.setdefault(need, []).append(node)
-            if not self._unmet[node]:
-                heappush(self._ready, node)
+        if fresh:
+            self.wanted = set(plan.wanted)
+            self._unmet, self._waiters = dict(plan.unmet), dict(plan.waiters)
+            self._ready += plan.ready
+        else:
+            self.wanted = set(plan.wanted) - self.done
+            self._load_more(plan)
         if not self.keep_values:
-            self._uses = {node: len(users) for node, users in plan.users.items()}
+            self._uses = dict(plan.uses)
         for tap in self._taps:
             self._open_gate(tap.event)
         if self.returned:
             self._settle_last_steps()
+
+    def _load_more(self, plan: Plan) -> None:
+        for node in plan.unmet:
+            if node in self.done or node in self._unmet:
+                continue
+            unmet = [need for need in plan.needs[node] if need not in self.done]
+            self._unmet[node] = len(unmet) + waits_for_pass(plan.graph[node])
+            for need in unmet:
+                self._waiters[need] = (*self._waiters.get(need, ()), node)
+            if not self._unmet[node]:
+                heappush(self._ready, node)
 
     def open(self, *taps: Tap) -> None:
         """Open a site, or several at which one value passes, and do what can be done there.
@@ -162,23 +152,26 @@ class Interpreter:
 
     def do(self, node_id: int) -> None:
         """Do one node, hand its value on, and free what nobody needs any more."""
-        assert self.plan is not None
-        node = self.plan.graph.nodes[node_id]
-        value = self._dispatch[node.kind](node)
-        if node_id in self._differentiated:
+        plan = self.plan
+        assert plan is not None
+        node = plan.graph.nodes[node_id]
+        value = _KINDS[node.kind](self, node)
+        if node_id in plan.differentiated:
             ask(node, value)
         self.values[node_id] = value
         self.done.add(node_id)
         self.wanted.discard(node_id)
-        for waiter in self._waiters.pop(node_id, ()):
-            self._unmet[waiter] -= 1
-            if not self._unmet[waiter]:
+        unmet = self._unmet
+        for waiter in self._waiters.get(node_id, ()):
+            unmet[waiter] -= 1
+            if not unmet[waiter]:
                 heappush(self._ready, waiter)
         if not self.keep_values:
             self._free(node_id)
 
     def _open_gate(self, event: Event) -> None:
-        for node_id in self._gates.get(event, ()):
+        assert self.plan is not None
+        for node_id in self.plan.gates.get(event, ()):
             if node_id not in self._gate_open and node_id in self._unmet:
                 self._gate_open.add(node_id)
                 self._unmet[node_id] -= 1
@@ -187,24 +180,15 @@ class Interpreter:
 
     def _free(self, node_id: int) -> None:
         assert self.plan is not None
-        needs = self.plan.needs[node_id]
-        for need in needs:
-            self._drop_use(need, node_id)
-        if node_id in self.plan.memory.mutates:
-            for held in self.plan.changed_sites(node_id):
-                if held not in needs:
-                    self._drop_use(held, node_id)
-        if not self._uses.get(node_id):
+        uses = self._uses
+        for taken in self.plan.frees[node_id]:
+            uses[taken] -= 1
+            if not uses[taken]:
+                self.values.pop(taken, None)
+        if not uses[node_id]:
             self.values.pop(node_id, None)
         if self._snapshots:
             self._snapshots.pop(node_id, None)
-
-    def _drop_use(self, need: int, user: int) -> None:
-        assert self.plan is not None
-        if user in self.plan.users.get(need, ()):
-            self._uses[need] -= 1
-            if not self._uses[need]:
-                self.values.pop(need, None)
 
     def forget(self) -> None:
         """Let go of all values."""
@@ -224,9 +208,9 @@ class Interpreter:
     def _write(self, node: Node) -> Any:
         value = self._resolve(node, node.args[0])
         assert self.plan is not None
-        if self._differentiated and any(value is constant for constant in self.plan.graph.constants):
+        if self.plan.differentiated and any(value is constant for constant in self.plan.graph.constants):
             value = without_history(value)
-        if node.site.port == "skip" and node.id in self._takes_constants:
+        if node.site.port == "skip" and node.id in self.plan.constants:
             device = device_of_module(self.surroundings.module(node.site.path))
             value = value if device is None else self._devices.brought(node.args[0], value, device)
         self._tap_of(node).write(node, value)
@@ -278,11 +262,12 @@ class Interpreter:
         self.collected += run_backward(self.plan, node, self.values, loss, options, weights, visit, retain=retain)
 
     def _invoke(self, node: Node, function: Callable[..., Any]) -> Any:
-        assert self.plan is not None
+        plan = self.plan
+        assert plan is not None
         args = [self._resolve(node, arg) for arg in node.args]
         kwargs = {key: self._resolve(node, arg) for key, arg in node.kwargs.items()} if node.kwargs else {}
         try:
-            if node.id in self._takes_constants:
+            if node.id in plan.constants:
                 self._devices.bring(node, args, kwargs, self._device_for(node))
             if node.modes is not None:
                 with in_modes(node.modes):
@@ -301,11 +286,19 @@ class Interpreter:
             ) from error
 
     def _applied(self, node: Node, function: Callable[..., Any], args: list[Any], kwargs: dict[str, Any]) -> Any:
-        assert self.plan is not None
-        with self._history.around(self.plan, node) if torch.is_grad_enabled() else nullcontext():
-            if node.id in self.plan.memory.mutates:
-                return self._aliasing.apply(self.plan, node, (args, kwargs), lambda a: function(*a[0], **a[1]))
-            return function(*args, **kwargs)
+        plan = self.plan
+        assert plan is not None
+        if torch.is_grad_enabled():
+            with self._history.around(plan, node):
+                return self._changing(plan, node, function, args, kwargs)
+        return self._changing(plan, node, function, args, kwargs)
+
+    def _changing(
+        self, plan: Plan, node: Node, function: Callable[..., Any], args: list[Any], kwargs: dict[str, Any]
+    ) -> Any:
+        if node.id in plan.memory.mutates:
+            return self._aliasing.apply(plan, node, (args, kwargs), lambda a: function(*a[0], **a[1]))
+        return function(*args, **kwargs)
 
     # -- arguments -----------------------------------------------------------------------------------------------------
 
@@ -330,6 +323,15 @@ class Interpreter:
         return called or device_of(self._resolve(node, Ref(ref)) for ref in node.refs())
 
 
-def _has_no_step(node: Node) -> bool:
-    """Whether a node is about the last of no steps, which nothing will ever give it."""
-    return node.target == LAST_STEP and not node.refs()
+_KINDS: dict[str, Callable[[Interpreter, Node], Any]] = {
+    "read": Interpreter._read,
+    "write": Interpreter._write,
+    "apply": Interpreter._apply,
+    "call": Interpreter._call,
+    "parameter": Interpreter._parameter,
+    "set_parameter": Interpreter._set_parameter,
+    "given": Interpreter._given,
+    "save": Interpreter._save,
+    "backward": Interpreter._backward,
+    "stop": Interpreter._stop,
+}

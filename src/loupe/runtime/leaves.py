@@ -65,25 +65,23 @@ class Leaves:
 
     def needs_grad(self, plan: Plan, batch: Batch) -> bool:
         """Whether a gradient could be asked for: by a backward pass, or after the block by what requires one."""
-        if plan.graph.backwards or self._collects:
+        if plan.backwards or self._collects:
             self.weights()
             return True
         if not torch.is_grad_enabled():
             return False
-        tracking = any(node.kind == "apply" and node.target in TRACKING for node in plan.graph)
-        return tracking or self._are_used(plan, batch)
+        return plan.tracks or self._are_used(plan, batch)
 
     def _are_used(self, plan: Plan, batch: Batch) -> bool:
         """Whether the run uses something of the user's that requires a gradient."""
         graph = plan.graph
         used = [tensor for tensor in tensors_in((batch.args, batch.kwargs)) if tensor.requires_grad]
-        live = [graph[node] for node in plan.live]
         if any(isinstance(value, torch.Tensor) and value.requires_grad for value in graph.constants):
-            used += [graph.constants[const.index] for node in live for const in constants_in(node)]
-        used += [self._given(node.target) for node in live if node.kind == "given"]
-        for node in live if self._attached else ():
-            if node.kind == "call" and is_within(node.target, self._attached):
-                used += self._modules(node.target).parameters()
+            used += [graph.constants[const.index] for node in plan.live for const in constants_in(graph[node])]
+        used += [self._given(graph[node].target) for node in plan.given if node in plan.live]
+        for node in plan.called if self._attached else ():
+            if is_within(graph[node].target, self._attached):
+                used += self._modules(graph[node].target).parameters()
         tracked = [value for value in used if isinstance(value, torch.Tensor) and value.requires_grad]
         if not tracked:
             return False
@@ -97,23 +95,22 @@ class Leaves:
         used it already. One after the block is torch's own, which lets everything collect that requires a gradient.
         """
         graph = plan.graph
-        if self._collects or graph.backwards:
+        if self._collects or plan.backwards:
             return None
         nodes = [ref for node in graph if node.kind == "apply" and node.target in TRACKING for ref in node.refs()]
         return frozenset(graph[node].target for node in nodes if graph[node].kind == "parameter")
 
     @contextmanager
-    def alone(self, asked: frozenset[str] | None) -> Generator[None]:
-        """Let the other weights require no gradient for a while."""
-        if asked is None:
-            yield
-            return
-        places = [path.rpartition(".") for path in asked]
-        wanted = {id(getattr(self._modules(owner), name)) for owner, _, name in places}
-        self._aside = [w for w in self.weights().values() if w.requires_grad and w.is_leaf and id(w) not in wanted]
+    def tracked(self, asked: frozenset[str] | None) -> Generator[None]:
+        """Track gradients for a while, and let other weights than the asked ones require none."""
+        if asked is not None:
+            places = [path.rpartition(".") for path in asked]
+            wanted = {id(getattr(self._modules(owner), name)) for owner, _, name in places}
+            self._aside = [w for w in self.weights().values() if w.requires_grad and w.is_leaf and id(w) not in wanted]
         self.require(False)
         try:
-            yield
+            with torch.enable_grad():
+                yield
         finally:
             self.require(True)
             self._aside = []

@@ -13,7 +13,6 @@ from torch import nn
 from loupe.errors import BlockError, InputError, Line, LoupeError, NotReachedError, OperationError, WriteError
 from loupe.graph.graph import Graph
 from loupe.graph.node import RESULT, Node, Site
-from loupe.graph.passes import is_opaque
 from loupe.graph.steps import Unrolled, unroll
 from loupe.ops.views import first_input
 from loupe.runtime.batching import Rows
@@ -252,7 +251,8 @@ class LocalRun:
                 raise InputError(
                     "the block has no input", remedy="pass a prompt to trace(...), or use tracer.invoke(prompt)"
                 )
-            plan = make_plan(self._unrolled().graph, changing=self._changing(), everything=self._scans)
+            graph = self._unrolled().graph
+            plan = self._scanner.plans.of(graph, changing=self._changing(), everything=self._scans)
             if self._pass is not None and not plan.wanted and plan.live <= self._pass.interpreter.done:
                 return Outcome({})  # peeks were all that the block was about
             self._proceed(plan, last=True)
@@ -283,10 +283,11 @@ class LocalRun:
     def _proceed(self, plan: Plan, *, last: bool) -> None:
         if self._pass is None:
             self._given.before(self)
-        for node in plan.graph:
-            if node.kind == "given" and node.target not in self._came_in:  # in this thread, before a pass is on its way
-                self._came_in[node.target] = self._given.value(node.target)
-        self._keep_originals(plan)
+        for name in [plan.graph[node].target for node in plan.given]:
+            if name not in self._came_in:  # in this thread, before a pass is on its way
+                self._came_in[name] = self._given.value(name)
+        if plan.written and not self._scans:
+            self._keep_originals(plan)
         self._know_rows(plan)
         if self._pass is not None and not self._pass.can_take(plan):
             self._end_pass()
@@ -306,15 +307,11 @@ class LocalRun:
 
     def _keep_originals(self, plan: Plan) -> None:
         """The graph is to say what it was recorded with, although its run changes some of its constants."""
-        if self._scans:
-            return
-        for node, roots in plan.memory.mutates.items():
-            for kind, index in roots:
-                value = plan.graph.constants[index] if kind == "const" else None
-                if index in self._graph.originals or is_opaque(plan.graph, plan.graph[node]):
-                    continue
-                if isinstance(value, torch.Tensor):
-                    self._graph.originals[index] = value.detach().clone().requires_grad_(value.requires_grad)
+        originals = self._graph.originals
+        for index in plan.written.difference(originals):
+            value = plan.graph.constants[index]
+            if isinstance(value, torch.Tensor):
+                originals[index] = value.detach().clone().requires_grad_(value.requires_grad)
 
     def _explain(self, error: Exception) -> None:
         """Raise BlockError where a scan has failed because it has no values."""
@@ -351,6 +348,7 @@ class LocalRun:
             self._attached,
             self._came_in.__getitem__,
             self._collector(plan, pausable=pausable) if plan.caches else None,
+            self._scanner.tree,
             collects=self._collects,
             pausable=pausable,
         )

@@ -19,8 +19,10 @@ from loupe.runtime.host import Batch
 from loupe.runtime.offloaded import placements
 from loupe.runtime.ops_tap import Operation, calling_line, watching, without_taps
 from loupe.runtime.plain import named_parts, plainly, submodule
+from loupe.runtime.plans import Plans
 from loupe.runtime.taps import OpenSite, Taps
 from loupe.runtime.tensors import map_tensors, tensors_in, version_of
+from loupe.runtime.tree import Tree
 
 _MAX_REAL = 1 << 20
 _LEFT_OUT = object()
@@ -114,6 +116,8 @@ class Scanner:
 
     def __init__(self, module: Callable[[], nn.Module], prefix: str) -> None:
         self.lock = threading.RLock()  # of the twin: scans and blocks without data run on it one after the other
+        self.tree = Tree()  # of the module itself
+        self.plans = Plans()
         self._module = module
         self._prefix = prefix
         self._twin: nn.Module | None = None

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import torch
 from torch import nn
 
 from loupe.errors import LoadError
-from loupe.runtime.plain import modules_of
 
 
 def placements(module: nn.Module) -> list[Any]:
@@ -32,17 +30,12 @@ def devices_of(module: nn.Module, inherited: torch.device | None = None) -> Iter
         yield from devices_of(child, device)
 
 
-@contextmanager
-def sent_away_again(root: nn.Module) -> Generator[None]:
+def send_away(modules: Iterable[nn.Module]) -> None:
     """Send away weights that were brought for a module in which the pass was stopped, or failed."""
-    try:
-        yield
-    except BaseException:
-        for module in modules_of(root):
-            for each in placements(module):
-                if getattr(each, "offload", False) and _is_brought(module, each):
-                    each.post_forward(module, None)
-        raise
+    for module in modules:
+        for each in placements(module):
+            if getattr(each, "offload", False) and _is_brought(module, each):
+                each.post_forward(module, None)
 
 
 def _is_brought(module: nn.Module, placement: Any) -> bool:

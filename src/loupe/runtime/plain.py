@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import logging
-from collections.abc import Generator, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import contextmanager
 from types import MethodType
 from typing import Any
@@ -52,13 +52,22 @@ def plainly(root: nn.Module) -> Generator[None]:
     Hooks do not reach into compiled code. A block that is checkpointed runs a second time in the backward pass, where
     what the user's block has written would be missing.
     """
+    undo = set_plain(modules_of(root))
+    try:
+        yield
+    finally:
+        undo()
+
+
+def set_plain(modules: Iterable[nn.Module]) -> Callable[[], None]:
+    """Let modules run plainly; the returned function puts back what was set aside."""
     undo: list[tuple[dict[str, Any], str, Any]] = []
 
     def put(own: dict[str, Any], name: str, value: Any) -> None:
         undo.append((own, name, own.get(name, _ABSENT)))
         own[name] = value
 
-    for module in modules_of(root):
+    for module in modules:
         own = module.__dict__
         forward, asks_for_compiled_call = _of_class(type(module))
         if own.get("_compiled_call_impl") is not None:
@@ -80,14 +89,15 @@ def plainly(root: nn.Module) -> Generator[None]:
         _notice_checkpointing()
     if "forward" in names or "_compiled_call_impl" in names:
         _notice_compiled()
-    try:
-        yield
-    finally:
+
+    def put_back() -> None:
         for own, name, value in reversed(undo):
             if value is _ABSENT:
                 del own[name]
             else:
                 own[name] = value
+
+    return put_back
 
 
 def _is_wrapper(module: nn.Module) -> bool:
@@ -123,6 +133,11 @@ def _compiled_from(function: Any) -> Any:
     if getattr(function, "_torchdynamo_disable", False):
         return None
     return getattr(function, "_torchdynamo_orig_callable", None)
+
+
+def is_special(module: nn.Module) -> bool:
+    """Whether a module has to be looked at in each run: by its class it is, or asks for, compiled code."""
+    return _is_wrapper(module) or any(_of_class(type(module)))
 
 
 def _plain_call(module: nn.Module, _config: Any) -> Any:

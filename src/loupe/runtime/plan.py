@@ -4,16 +4,26 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections.abc import Collection, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from loupe.errors import BlockError
 from loupe.graph.graph import Graph
-from loupe.graph.node import Event, Node
+from loupe.graph.node import Event, Node, constants_in
 from loupe.graph.opset import TRACKING
 from loupe.graph.passes import Memory, Root, is_opaque, needed, trace_memory
+from loupe.graph.steps import LAST_STEP
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
+class Answers:
+    """What a host has said about the graph of a plan: how its model is to be set up, and which sites stand in."""
+
+    settings_key: str | None = None
+    sets_nothing: bool = False
+    stand_ins: dict[Event, Event] | None = None
+
+
+@dataclass(frozen=True)
 class Plan:
     """What a graph needs of a run, worked out without tensors.
 
@@ -22,6 +32,13 @@ class Plan:
     stops; where nothing is wanted it runs to its end, like a plain call. `caches` collect all through the pass.
     `readers[r]` take a value that may share memory with the root r, in order; those under None take one of a site's.
     `saves` are the nodes that save, by name.
+
+    What a run begins with: `unmet[n]` is how much node n waits for, `waiters[n]` wait for it, `ready` wait for nothing;
+    `uses[n]` is how often a value is taken, `frees[n]` are the values of which node n takes one use. `constants` are
+    the nodes that take constants, `written` the constants that a function of torch changes in place. `backwards` are
+    the backward passes, `differentiated` the nodes of which a gradient is asked for; `tracks` says that a line asks for
+    gradients without one. `given` and `called` are the nodes that take a value from outside, and that call a module.
+    `changed` are the roots that an in-place change may be about.
     """
 
     graph: Graph
@@ -36,6 +53,27 @@ class Plan:
     caches: tuple[int, ...]
     readers: dict[Root | None, tuple[int, ...]]
     saves: dict[str, int]
+    unmet: dict[int, int]
+    waiters: dict[int, tuple[int, ...]]
+    ready: tuple[int, ...]
+    uses: dict[int, int]
+    frees: dict[int, tuple[int, ...]]
+    constants: frozenset[int]
+    written: frozenset[int]
+    backwards: tuple[int, ...]
+    differentiated: frozenset[int]
+    tracks: bool
+    given: tuple[int, ...]
+    called: tuple[int, ...]
+    changed: frozenset[Root]
+    answers: Answers = field(default_factory=Answers, compare=False, repr=False)
+
+    def of(self, graph: Graph) -> Plan:
+        """The plan of another graph with the same structure."""
+        other = object.__new__(Plan)
+        other.__dict__.update(self.__dict__)
+        other.__dict__["graph"] = graph
+        return other
 
     def __str__(self) -> str:
         rows = []
@@ -64,16 +102,6 @@ class Plan:
     def changed_sites(self, change: int) -> list[int]:
         """The reads of sites whose value an in-place change may be about."""
         return [index for kind, index in self.memory.mutates[change] if kind == "node" and index in self.sites_read]
-
-    @property
-    def changed(self) -> frozenset[tuple[str, int]]:
-        """Every root that an in-place change of the graph may be about."""
-        return self._widened(frozenset().union(*self.memory.mutates.values()))
-
-    def _widened(self, roots: frozenset[Root]) -> frozenset[Root]:
-        if any(self._is_site(root) for root in roots):
-            return roots | {("node", read) for read in self.sites_read}
-        return roots
 
 
 def make_plan(
@@ -106,6 +134,7 @@ def make_plan(
         _check_skips(skips, [graph[node] for node in needed(graph, memory, asked.union(*stops.values()))])
     needs: dict[int, tuple[int, ...]] = {}
     users: dict[int, list[int]] = {node: [] for node in live}
+    frees: dict[int, tuple[int, ...]] = {}
     gates: dict[Event, list[int]] = {}
     reads = frozenset(node.id for node in graph if node.kind == "read")
     gradients = _gradients(graph, live)
@@ -116,10 +145,13 @@ def make_plan(
         before = backwards[: backwards.index(node_id)][-1:] if node.kind == "backward" else ()
         needs[node_id] = tuple(dict.fromkeys((*refs, *memory.after.get(node_id, ()), *before)))
         held = [index for kind, index in memory.mutates.get(node_id, ()) if kind == "node" and index in reads]
-        for ref in dict.fromkeys((*refs, *held)):
+        frees[node_id] = tuple(dict.fromkeys((*refs, *held)))
+        for ref in frees[node_id]:
             users[ref].append(node_id)
         if node.kind in ("read", "write"):
             gates.setdefault(node.site.event, []).append(node_id)
+    caches = tuple(node.id for node in graph if node.kind == "cache" and node.id in live)
+    unmet, waiters = _waiting(graph, live.difference(caches), needs)
     return Plan(
         graph=graph,
         memory=memory,
@@ -130,10 +162,54 @@ def make_plan(
         gates={event: tuple(nodes) for event, nodes in gates.items()},
         sites_read=reads,
         gradients=gradients,
-        caches=tuple(node.id for node in graph if node.kind == "cache" and node.id in live),
+        caches=caches,
         readers=_readers(graph, live, memory, reads),
         saves={node.target: node.id for node in graph if node.kind == "save" and node.id in live},
+        unmet=unmet,
+        waiters={node: tuple(found) for node, found in waiters.items()},
+        ready=tuple(node for node, count in unmet.items() if not count),
+        uses={node: len(found) for node, found in users.items()},
+        frees=frees,
+        constants=frozenset(node for node in live if constants_in(graph[node])) if graph.constants else frozenset(),
+        written=_written(graph, memory),
+        backwards=tuple(backwards),
+        differentiated=frozenset(node for nodes in gradients.values() for node in nodes),
+        tracks=any(node.kind == "apply" and node.target in TRACKING for node in graph),
+        given=tuple(node.id for node in graph if node.kind == "given"),
+        called=tuple(node for node in sorted(live) if graph[node].kind == "call"),
+        changed=_changed(memory, reads),
     )
+
+
+def _waiting(
+    graph: Graph, nodes: Collection[int], needs: dict[int, tuple[int, ...]]
+) -> tuple[dict[int, int], dict[int, list[int]]]:
+    """How much each node waits for before anything has happened, in order, and who waits for whom."""
+    unmet: dict[int, int] = {}
+    waiters: dict[int, list[int]] = {}
+    for node_id in sorted(nodes):
+        unmet[node_id] = len(needs[node_id]) + waits_for_pass(graph[node_id])
+        for need in needs[node_id]:
+            waiters.setdefault(need, []).append(node_id)
+    return unmet, waiters
+
+
+def waits_for_pass(node: Node) -> bool:
+    """Whether a node waits for a moment of the pass, or, as the last of no steps, for what never comes."""
+    return node.kind in ("read", "write") or (node.target == LAST_STEP and not node.refs())
+
+
+def _written(graph: Graph, memory: Memory) -> frozenset[int]:
+    changes = [node for node in memory.mutates if not is_opaque(graph, graph[node])]
+    return frozenset(index for node in changes for kind, index in memory.mutates[node] if kind == "const")
+
+
+def _changed(memory: Memory, reads: frozenset[int]) -> frozenset[Root]:
+    """Every root that an in-place change may be about; values of two sites may be one tensor."""
+    roots = frozenset[Root]().union(*memory.mutates.values())
+    if any(kind == "node" and index in reads for kind, index in roots):
+        return roots | {("node", read) for read in reads}
+    return roots
 
 
 def _readers(

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import sys
 import threading
 from collections.abc import Callable, Generator, Iterable, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from typing import Any, Protocol
 
 import torch
@@ -151,6 +152,10 @@ class OpenSkip:
         return output
 
 
+_MODULE: Any = nn.modules.module
+_CALL = nn.Module._call_impl.__code__
+_CALLERS = (_CALL, *(each for each in _CALL.co_consts if type(each) is type(_CALL)), nn.Module._slow_forward.__code__)
+
 Visit = Callable[[Event, Any], OpenSite | OpenSkip | None]
 
 
@@ -158,8 +163,36 @@ def _unseen(path: str) -> None:
     """Let a second run of a module pass."""
 
 
+class _Wrapped:
+    """A module whose forward is wrapped: the paths at which it is tapped, by moment, each with a count of its calls."""
+
+    __slots__ = ("begins", "ends", "skips")
+
+    def __init__(self) -> None:
+        self.begins: list[str] = []
+        self.skips: list[str] = []
+        self.ends: dict[str, int] = {}
+
+
+def _has_hooks(module: nn.Module) -> bool:
+    """Whether torch calls a module by way of its hooks, or of the hooks of all modules."""
+    return bool(
+        module._forward_hooks
+        or module._forward_pre_hooks
+        or module._backward_hooks
+        or module._backward_pre_hooks
+        or _MODULE._global_forward_hooks
+        or _MODULE._global_forward_pre_hooks
+        or _MODULE._global_backward_hooks
+        or _MODULE._global_backward_pre_hooks
+    )
+
+
 class Taps:
-    """The hooks of one pass. `visit` is called at each named moment with what passes, and gives the open site back.
+    """The taps of one pass. `visit` is called at each named moment with what passes, and gives the open site back.
+
+    A module that has no hooks of anybody's is tapped by wrapping its forward, which leaves torch its short way of
+    calling it; one that has is tapped by hooks too, which come after those that are there.
 
     A checkpointed module runs a second time, in a backward pass. Those calls are none of the pass: `second_run` is told
     the module's path, and no site opens.
@@ -172,49 +205,60 @@ class Taps:
         self._visit = visit
         self._second_run = second_run
         self._backward: int | None = None
-        self._stack = ExitStack()
-        self._calls: dict[str, int] = {}
+        self._undo: list[Callable[[], None]] = []
         self._silent = 0
         self._thread = threading.get_ident()
         self._watches: list[OperationWatch] = []
         self._started: dict[str, int] = {}
-        self._hooked: set[tuple[str, Phase]] = set()
-        self._skippable: set[str] = set()
+        self._calls: dict[str, int] = {}
+        self._tapped: set[tuple[str, Phase]] = set()
+        self._wrapped: dict[int, _Wrapped] = {}
         self._watched: dict[str, set[Event]] = {}
         self._aliases: dict[Event, Event] = {}
 
     def attach(self, events: Iterable[Event], stand_ins: Mapping[Event, Event]) -> None:
         """Put taps where the events are and none is yet; a stand-in is tapped beside what it may stand for."""
         self._begin()
-        self._aliases.update({other: event for event, other in stand_ins.items()})
-        phases: dict[str, set[Phase]] = {}
+        if stand_ins:
+            self._aliases.update({other: event for event, other in stand_ins.items()})
         for event in (*events, *stand_ins.values()):
             if event.phase == "grad" or event.path == RESULT:
                 continue
             if event.op is None:
-                phases.setdefault(event.path, set()).add(event.phase)
+                if (event.path, event.phase) not in self._tapped:
+                    self._tap(self._modules(event.path), event.path, event.phase)
             elif event.path in self._watched:
                 self._watched[event.path].add(event)
             else:
                 self._watched[event.path] = {event}
                 self._watch(event.path)
-        for path, wanted in phases.items():
-            self._hook(self._modules(path), path, wanted)
 
     def attach_everywhere(self, root: nn.Module, prefix: str, *, skippable: bool = False) -> None:
         """Put taps before and after every module: for a pass that stands still while the block may name any of them."""
-        phases: set[Phase] = {"in", "skip", "out"} if skippable else {"in", "out"}
+        phases: tuple[Phase, ...] = ("in", "skip", "out") if skippable else ("in", "out")
         self._begin()
         for name, module in named_parts(root):
-            self._hook(module, ".".join(part for part in (prefix, name) if part), phases)
+            path = f"{prefix}.{name}" if prefix and name else prefix or name
+            for phase in phases:
+                if (path, phase) not in self._tapped:
+                    self._tap(module, path, phase)
 
     def _watch(self, path: str) -> None:
         self._calls[path] = self._started.get(path, 0)
-        self._stack.enter_context(watching(self._modules(path), lambda: self._begin_watch(path), self._watches))
+        watch: AbstractContextManager[None] = watching(
+            self._modules(path), lambda: self._begin_watch(path), self._watches
+        )
+        watch.__enter__()
+
+        def end() -> None:
+            watch.__exit__(None, None, None)
+
+        self._undo.append(end)
 
     def detach(self) -> None:
-        """Take everything off again."""
-        self._stack.close()
+        """Take everything off again, the last first."""
+        while self._undo:
+            self._undo.pop()()
 
     @contextmanager
     def silence(self) -> Generator[None]:
@@ -260,15 +304,30 @@ class Taps:
                 stack.enter_context(watch.paused())
             return self._visit(event, value)
 
-    def _hook(self, module: nn.Module, path: str, phases: set[Phase]) -> None:
+    def _tap(self, module: nn.Module, path: str, phase: Phase) -> None:
+        """Put the tap of one moment on a module."""
+        self._tapped.add((path, phase))
+        if phase == "skip" and (path, "in") not in self._tapped:
+            self._tap(module, path, "in")  # it counts the calls
+        wrapped = self._wrapped.get(id(module))
+        if wrapped is None and (phase == "skip" or not _has_hooks(module)):
+            wrapped = self._wrapped[id(module)] = _Wrapped()
+            self._undo.append(wrap_forward(module, lambda forward: self._passing(module, wrapped, forward)))
+        if phase == "skip":
+            assert wrapped is not None
+            wrapped.skips.append(path)
+        elif _has_hooks(module) or wrapped is None:
+            self._hook(module, path, phase)
+        elif phase == "in":
+            wrapped.begins.append(path)
+        else:
+            wrapped.ends[path] = 0
+
+    def _hook(self, module: nn.Module, path: str, phase: Phase) -> None:
         finished = [0]
 
         def before(_module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-            if self._is_silent(path):
-                return None
-            call = self._started.get(path, 0)
-            self._started[path] = call + 1
-            site = self._stop_at(Event(path, "in", call), (args, kwargs))
+            site = self._begins(path, args, kwargs)
             return site.value if site is not None and site.changed else None
 
         def after(_module: nn.Module, _args: Any, output: Any) -> Any:
@@ -278,26 +337,52 @@ class Taps:
             site = self._stop_at(Event(path, "out", call), output)
             return site.value if site is not None and site.changed else None
 
-        if not phases.isdisjoint(("in", "skip")) and (path, "in") not in self._hooked:
-            self._hooked.add((path, "in"))
-            self._stack.callback(module.register_forward_pre_hook(before, with_kwargs=True).remove)
-        if "out" in phases and (path, "out") not in self._hooked:
-            self._hooked.add((path, "out"))
-            self._stack.callback(module.register_forward_hook(after).remove)
-        if "skip" in phases and path not in self._skippable:
-            self._skippable.add(path)
-            self._stack.callback(wrap_forward(module, lambda forward: self._skipping(path, forward)))
+        if phase == "in":
+            self._undo.append(module.register_forward_pre_hook(before, with_kwargs=True).remove)
+        else:
+            self._undo.append(module.register_forward_hook(after).remove)
 
-    def _skipping(self, path: str, forward: Callable[..., Any]) -> Callable[..., Any]:
-        def skipping(*args: Any, **kwargs: Any) -> Any:
-            if self._is_silent(path):
-                return forward(*args, **kwargs)
-            site = self._stop_at(Event(path, "skip", self._started.get(path, 0) - 1), None)
-            if type(site) is not OpenSkip or not site.changed:
-                return forward(*args, **kwargs)
-            return site.output(lambda: forward(*args, **kwargs))
+    def _passing(self, module: nn.Module, wrapped: _Wrapped, forward: Callable[..., Any]) -> Callable[..., Any]:
+        """A forward that is tapped. Where code calls it, and not the module, that is no call of the module."""
+        own, begins, skips, ends = module.__dict__, wrapped.begins, wrapped.skips, wrapped.ends
 
-        return skipping
+        def passing(*args: Any, **kwargs: Any) -> Any:
+            caller = sys._getframe(1).f_code
+            if caller is not _CALL and caller not in _CALLERS and own.get("forward") is passing:
+                return forward(*args, **kwargs)
+            for path in begins:
+                site = self._begins(path, args, kwargs)
+                if site is not None and site.changed:
+                    args, kwargs = site.value
+            output = self._skipping(skips, forward, args, kwargs) if skips else forward(*args, **kwargs)
+            for path in ends:
+                if not self._is_silent(path):
+                    call = ends[path]
+                    ends[path] = call + 1
+                    site = self._stop_at(Event(path, "out", call), output)
+                    if site is not None and site.changed:
+                        output = site.value
+            return output
+
+        return passing
+
+    def _begins(self, path: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> OpenSite | OpenSkip | None:
+        if self._is_silent(path):
+            return None
+        call = self._started.get(path, 0)
+        self._started[path] = call + 1
+        return self._stop_at(Event(path, "in", call), (args, kwargs))
+
+    def _skipping(
+        self, paths: list[str], forward: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> Any:
+        if not paths or self._is_silent(paths[-1]):
+            return forward(*args, **kwargs)
+        path, others = paths[-1], paths[:-1]
+        site = self._stop_at(Event(path, "skip", self._started.get(path, 0) - 1), None)
+        if type(site) is not OpenSkip or not site.changed:
+            return self._skipping(others, forward, args, kwargs)
+        return site.output(lambda: self._skipping(others, forward, args, kwargs))
 
     def _begin_watch(self, path: str) -> OnOperation | None:
         if self._is_silent(path):

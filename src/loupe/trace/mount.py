@@ -1,7 +1,8 @@
 """Make `list().save()`, `dict().save()` and `shape.save()` work for the length of a block, and only for that.
 
 Builtin types refuse new attributes from Python; their dictionary is reached through the garbage collector, and the
-type's method cache is told.
+type's method cache is told. That throws away what the interpreter has learned of all lists and dicts, so it happens
+once, at the first block: what is put there answers while a block is open, and otherwise as if it were not there.
 """
 
 from __future__ import annotations
@@ -18,20 +19,26 @@ _count = 0
 _TYPES = (list, dict, torch.Size)
 
 
-def _save(self: Any) -> Any:
-    """Keep this, or the values in it, past the open block."""
-    from loupe.trace.saving import save
+class _Save:
+    """The method, in the types that have it while a block is open."""
 
-    return save(self)
+    def __get__(self, value: Any, kind: type) -> Any:
+        if not _count:
+            raise AttributeError(f"type object {kind.__name__!r} has no attribute 'save'")
+        from loupe.trace.saving import save
+
+        return save if value is None else lambda: save(value)
 
 
 def mount() -> None:
-    """Give list and dict a `save` method; the first open block does it."""
+    """Give list and dict a `save` method."""
     global _count  # noqa: PLW0603 (a count of open blocks, held under the lock)
     with _lock:
         _count += 1
-        if _count == 1:
-            _set(_save)
+        if "save" not in list.__dict__:
+            for cls in _TYPES:
+                gc.get_referents(cls.__dict__)[0]["save"] = _Save()
+                ctypes.pythonapi.PyType_Modified(ctypes.py_object(cls))
 
 
 def unmount() -> None:
@@ -39,15 +46,3 @@ def unmount() -> None:
     global _count  # noqa: PLW0603 (a count of open blocks, held under the lock)
     with _lock:
         _count -= 1
-        if _count == 0:
-            _set(None)
-
-
-def _set(method: Any) -> None:
-    for cls in _TYPES:
-        namespace = gc.get_referents(cls.__dict__)[0]
-        if method is None:
-            namespace.pop("save", None)
-        else:
-            namespace["save"] = method
-        ctypes.pythonapi.PyType_Modified(ctypes.py_object(cls))

@@ -73,6 +73,7 @@ class Recorder:
         self.line = line
         self.open = False
         self._modes = Modes(True)
+        self._mode: BlockMode | None = None
         self.failed = False
         self.invoke: int | None = None
         self.in_invoke = False
@@ -529,6 +530,9 @@ class Recorder:
         self.open = True
         self._modes = current_modes()
         open_recorders().append(self)
+
+    def watch(self) -> None:
+        """Take down the calls of torch functions from here on."""
         self._mode = BlockMode(self)
         self._mode.__enter__()
 
@@ -539,7 +543,9 @@ class Recorder:
         stack = open_recorders()
         if self in stack:
             stack.remove(self)
-            self._mode.__exit__(None, None, None)
+            if self._mode is not None:
+                self._mode.__exit__(None, None, None)
+                self._mode = None
 
     def fill(self, results: dict[str, Any]) -> None:
         """Give the saved values to the user's handles, and put them into saved containers."""

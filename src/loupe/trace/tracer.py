@@ -146,6 +146,7 @@ class Tracer:
             except BaseException:
                 self._close(failed=True)
                 raise
+        self._recorder.watch()
         return self
 
     def __exit__(

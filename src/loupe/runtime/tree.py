@@ -1,0 +1,65 @@
+"""Keep the list of a model's modules from run to run, and notice in a few microseconds where it is another by now."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from itertools import chain, repeat
+from operator import itemgetter
+from typing import Any
+
+from torch import nn
+
+from loupe.runtime.plain import is_special, modules_of
+
+_children = itemgetter("_modules")
+# What a module has, of its own, where it does not run as its class says: one of these is looked at in detail.
+_OWN = ("_compiled_call_impl", "forward", "gradient_checkpointing")
+
+
+class Tree:
+    """The modules of a model.
+
+    What is known holds as long as each module has the submodules, and the class, that it had: all are compared at each
+    question, by identity, in a few passes at the speed of C.
+    """
+
+    def __init__(self) -> None:
+        self._modules: list[nn.Module] = []
+        self._own: list[dict[str, Any]] = []
+        self._held: list[dict[str, nn.Module | None]] = []
+        self._parts: list[nn.Module | None] = []
+        self._classes: list[type] = []
+        self._special: list[nn.Module] = []
+
+    def modules(self, root: nn.Module) -> Collection[nn.Module]:
+        """Every module from `root` down, in no order."""
+        if not self._is_current(root):
+            self._modules = list(modules_of(root))
+            self._own = [module.__dict__ for module in self._modules]
+            self._held = list(map(_children, self._own))
+            self._parts = list(chain.from_iterable(map(dict.values, self._held)))
+            self._classes = list(map(type, self._modules))
+            self._special = list(filter(is_special, self._modules))
+        return self._modules
+
+    def unusual(self, root: nn.Module) -> Collection[nn.Module]:
+        """The modules that may be compiled or gradient-checkpointed, or that have a forward of their own."""
+        self.modules(root)
+        if not any(any(map(dict.get, self._own, repeat(name))) for name in _OWN):
+            return self._special
+        own = [module for module in self._modules if any(map(module.__dict__.get, _OWN))]
+        return [*own, *(module for module in self._special if module not in own)]
+
+    def has_own(self, root: nn.Module, name: str) -> bool:
+        """Whether a module of a model has an attribute of its own of this name."""
+        self.modules(root)
+        return any(map(dict.__contains__, self._own, repeat(name)))
+
+    def _is_current(self, root: nn.Module) -> bool:
+        return (
+            bool(self._modules)
+            and self._modules[0] is root
+            and list(map(_children, self._own)) == self._held
+            and list(chain.from_iterable(map(dict.values, self._held))) == self._parts
+            and list(map(type, self._modules)) == self._classes
+        )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -149,6 +149,13 @@ class Unrun:
         return 1
 
     def finish(self) -> NoReturn:
+        """Nothing runs."""
+        raise _refused("is run", "open a trace of the edited model")
+
+    def kind(self) -> None:
+        """Nothing runs."""
+
+    def together(self, runs: Sequence[Any], most: int | None) -> NoReturn:
         """Nothing runs."""
         raise _refused("is run", "open a trace of the edited model")
 

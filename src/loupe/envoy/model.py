@@ -17,7 +17,7 @@ from loupe.envoy.fitting import origin_of
 from loupe.envoy.names import Aliases, Rename
 from loupe.envoy.running import run_graph, run_session
 from loupe.envoy.validation import Report, validate
-from loupe.errors import BlockError, Line, UnknownModuleError, nearest
+from loupe.errors import BlockError, InputError, Line, UnknownModuleError, nearest
 from loupe.files.intervention import InterventionGraph, InterventionSession
 from loupe.graph.graph import Graph, Origin
 from loupe.graph.node import Site
@@ -241,7 +241,7 @@ class Root(Envoy):
 
     # -- blocks that outlast a run -------------------------------------------------------------------------------------
 
-    def session(self) -> Session:
+    def session(self, *, batch_size: int | None = None) -> Session:
         """Group blocks: values of one may be used in the next without saving, and they run when the session ends.
 
         >>> with model.session():
@@ -250,8 +250,15 @@ class Root(Envoy):
         ...     with model.trace("The Colosseum is in"):
         ...         model.transformer.h[4].output[0][:] = hidden
         ...         logits = model.output.save()
+
+        Blocks that do not depend on each other run as one batch, of at most `batch_size` rows. Rows with equal inputs
+        are one row up to the layer at which their blocks first differ. `print(session)` says what ran together, and
+        what did not, and why. Raises InputError for a batch size below one.
         """
-        return Session(self._host, user_line(sys._getframe(1)), self._tensors)
+        line = user_line(sys._getframe(1))
+        if batch_size is not None and batch_size < 1:
+            raise InputError(f"a batch of {batch_size} rows has none", remedy="give batch_size=1 or more", line=line)
+        return Session(self._host, line, self._tensors, batch_size)
 
     def _tensors(self) -> Iterator[torch.Tensor]:
         yield from self._host.module.parameters()

@@ -55,6 +55,7 @@ class Graph:
         self.edited = 0  # nodes at the start that edits of the model have put there
         self.originals: dict[int, Any] = {}  # constants as they were before a run changed them
         self.origin: Origin | None = None
+        self.parts: tuple[int, ...] | None = None  # of a merged graph: the part that each of its invokes belongs to
 
     def __len__(self) -> int:
         return len(self.nodes)
@@ -69,6 +70,10 @@ class Graph:
     def saves(self) -> dict[str, int]:
         """Name under which a value is saved, and the node whose value it is."""
         return {node.target: node.args[0].node for node in self.nodes if node.kind == "save"}
+
+    def part(self, invoke: int | None) -> int | None:
+        """Names the rows that an invoke is about: what is in place in others is no business of it; None for all."""
+        return invoke if invoke is None or self.parts is None else self.parts[invoke]
 
     @property
     def inputs(self) -> int:

@@ -116,6 +116,7 @@ class _Merging:
         """The merged graph; backward passes become one."""
         starts = [self._add(place, part) for place, part in enumerate(self._parts)]
         graph = _with_one_backward(self._merged, starts) if self._merged.backwards else self._merged
+        graph.parts = tuple(scope.part for scope in self._scopes)
         return Merged(graph, tuple(self._scopes), tuple(self._names))
 
     def _add(self, place: int, part: Part) -> int:

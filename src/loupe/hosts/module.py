@@ -98,6 +98,17 @@ class ModuleHost:
         """A plain module's rows stay in order, as far as one can know, but in experts of the transformers library."""
         return self._ways.reorders(event)
 
+    def blocks(self) -> list[str]:
+        """The items of a sequence, or of the one list of modules that the module has; none in a part of a model."""
+        module = self.module
+        if self._prefix:
+            return []
+        if isinstance(module, nn.Sequential):
+            return list(module._modules)
+        lists = [path for path, part in module.named_modules() if isinstance(part, (nn.ModuleList, nn.Sequential))]
+        outer = [path for path in lists if not any(path.startswith(f"{other}.") for other in lists)]
+        return [f"{outer[0]}.{name}" for name in module.get_submodule(outer[0])._modules] if len(outer) == 1 else []
+
     def view(self, path: str, port: str) -> str | None:
         """A plain module's values are seen as they are."""
         return None

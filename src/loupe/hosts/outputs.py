@@ -10,7 +10,7 @@ from typing import Any, get_args
 
 from torch import nn
 
-from loupe.runtime.plain import submodule
+from loupe.runtime.plain import named_parts, submodule
 
 
 class Outputs:
@@ -27,6 +27,12 @@ class Outputs:
         if not path:
             return "logits" if _returns_logits(self._module()) else None
         return "hidden_states" if self._is_block(path) else None
+
+    def blocks(self) -> list[str]:
+        """The paths of the blocks through which all passes, in order; none where there are several stacks."""
+        found = [path for path, _ in named_parts(self._module()) if path and self._is_block(path)]
+        stacks = {path.rpartition(".")[0] for path in found}
+        return found if len(stacks) == 1 else []
 
     def _is_block(self, path: str) -> bool:
         whole = self._module()

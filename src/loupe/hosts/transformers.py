@@ -235,6 +235,10 @@ class TransformersHost:
         """What passes inside experts is sorted by expert, in an order that depends on the data."""
         return self._attention.reorders(event)
 
+    def blocks(self) -> list[str]:
+        """The paths of the decoder blocks."""
+        return self._outputs.blocks()
+
     def view(self, path: str, port: str) -> str | None:
         """The model's output as logits where it has them, a block's output by its hidden states."""
         return self._outputs.view(path, port)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch.utils._pytree import tree_flatten, tree_unflatten
@@ -15,6 +15,18 @@ from loupe.runtime.tensors import is_plain
 
 SHARED = -1
 MIXED = -2
+
+
+class Axes(Protocol):
+    """Knows which axis of each leaf of a site's value is the batch."""
+
+    def of(self, event: Event) -> tuple[int, ...]:
+        """The axes of the value that passes at an event: an output, or `(args, kwargs)`."""
+        ...
+
+    def each(self, event: Event) -> tuple[int, ...]:
+        """How many entries each row has along them."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,7 +14,7 @@ from loupe.graph.graph import Graph
 from loupe.graph.node import RESULT, Event, Site
 from loupe.graph.opset import TRACKING
 from loupe.graph.passes import trace_memory
-from loupe.runtime.batching import Rows
+from loupe.runtime.batching import Axes, Rows
 
 START = -1  # the place of a branch that is there before the pass begins
 
@@ -146,19 +146,17 @@ def plan_branching(
     return Branching(first, at, blocks)
 
 
-def grow(
-    value: Any, axes: Sequence[int], each: Sequence[int], before: Rows, branch: Branch, first: int, event: Event
-) -> Any:
+def grow(value: Any, axes: Axes, before: Rows, branch: Branch, first: int, event: Event) -> Any:
     """What passes at a moment, with the rows that a batch has from there on.
 
-    `axes` say for each leaf which axis is the batch, `each` how many entries one row has along it; `first` is the
-    number of rows with which the pass began: leaves that the model made back then have them still.
+    `first` is the number of rows with which the pass began: leaves that the model made back then have them still.
     """
     leaves, spec = tree_flatten(value)
-    if len(leaves) != len(axes):
+    along = axes.of(event)
+    if len(leaves) != len(along):
         raise _untold(event)
     grown: list[Any] = []
-    for leaf, axis, entries in zip(leaves, axes, each, strict=True):
+    for leaf, axis, entries in zip(leaves, along, axes.each(event), strict=True):
         if not isinstance(leaf, torch.Tensor) or axis < 0:
             grown.append(leaf)
             continue

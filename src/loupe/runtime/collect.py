@@ -10,9 +10,8 @@ import torch
 from loupe.errors import OperationError, RowsError
 from loupe.graph.node import Event, Node, Phase
 from loupe.ops.views import first_input
-from loupe.runtime.batching import Rows, narrow
+from loupe.runtime.batching import Axes, Rows, narrow
 from loupe.runtime.plan import Plan
-from loupe.runtime.taps import Axes
 from loupe.runtime.tensors import map_tensors, version_of
 
 

@@ -17,9 +17,8 @@ from loupe.graph.steps import LAST_STEP
 from loupe.ops.modes import in_modes
 from loupe.ops.table import function_of
 from loupe.ops.views import first_input
-from loupe.runtime.batching import Rows, narrow
+from loupe.runtime.batching import Axes, Rows, narrow
 from loupe.runtime.meta import MetaMode, Scan, Scanner, to_meta
-from loupe.runtime.taps import Axes
 from loupe.runtime.tensors import tensors_in
 
 

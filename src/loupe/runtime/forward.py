@@ -15,7 +15,8 @@ from loupe.errors import LoupeError, OperationError, OrderError, WriteError
 from loupe.graph.node import RESULT, Event, Node, Site, is_within
 from loupe.ops.gradients import without_history
 from loupe.runtime.aliasing import Tap
-from loupe.runtime.batching import Rows
+from loupe.runtime.batching import Axes, Rows
+from loupe.runtime.branching import Branch, Branching, grow
 from loupe.runtime.collect import Collector, cached_events, counting_events
 from loupe.runtime.gradients import WITHOUT_CHECKPOINT
 from loupe.runtime.host import Batch, Host
@@ -25,7 +26,7 @@ from loupe.runtime.offloaded import parameter_at, send_away
 from loupe.runtime.plain import set_plain
 from loupe.runtime.plan import Plan
 from loupe.runtime.rows import RowsFirst
-from loupe.runtime.taps import Axes, OpenSite, OpenSkip, Taps
+from loupe.runtime.taps import OpenSite, OpenSkip, Taps
 from loupe.runtime.tensors import map_tensors, share_memory, storages_of, summary, tensors_in
 from loupe.runtime.tree import Tree
 from loupe.runtime.worker import PausedCall
@@ -54,6 +55,7 @@ class Pass:
         given: Callable[[str], Any],
         collector: Collector | None,
         tree: Tree,
+        branching: Branching | None = None,
         *,
         collects: bool,
         pausable: bool,
@@ -63,7 +65,9 @@ class Pass:
         self._host = host
         self._modules = modules
         self._batch = batch
-        self._rows = Rows(batch.rows, batch.total)
+        self._rows = Rows(batch.rows, batch.total) if branching is None else branching.first
+        self._branching = branching
+        self._branch: Branch | None = None
         self._axes = axes
         self._attached = attached
         self._pausable = pausable
@@ -213,6 +217,8 @@ class Pass:
         prefix = self._host.prefix
         if self._pausable:
             self._taps.attach_everywhere(model, prefix, skippable=True)
+        if self._branching is not None:
+            self._taps.attach(self._branching.events, {})
         if plan.caches:
             self._taps.attach([*cached_events(plan), *counting_events(plan, prefix)], {})
         self._take_up(plan)
@@ -272,10 +278,13 @@ class Pass:
         if self._paused is not None:
             self._paused.check()
         site: OpenSite | OpenSkip | None = None
+        if self._branching is not None and (event in self._branching.at or event in self._branching.blocks):
+            value = self._grown(self._branching, event, value)
+            site = OpenSite(event, value, self._rows, self._axes, replaced=True)
         if event in plan.gates:
             if event.phase == "skip":
                 site = OpenSkip(event, self._rows, self._axes)
-            else:
+            elif site is None:
                 result = event.path == RESULT and self._batch.method == "generate"
                 site = OpenSite(event, value, self._rows, RowsFirst(value) if result else self._axes)
             self._stand_at(site)
@@ -287,6 +296,15 @@ class Pass:
         if self._pausable:
             self._reached[(event.path, event.phase) if event.op is None else (str(event), event.phase)] = event.call
         return site
+
+    def _grown(self, branching: Branching, event: Event, value: Any) -> Any:
+        """What passes at a moment at which the batch grows, or may have grown since the model made it."""
+        branch, before = branching.at.get(event), self._rows
+        if branch is not None:
+            self._branch, self._rows = branch, branch.rows
+        if self._branch is None:
+            return value
+        return grow(value, self._axes, before, self._branch, branching.first.total, event)
 
     def _refuse_second_run(self, path: str) -> None:
         """A checkpointed module runs again in the backward pass; what the block has changed there would be missing."""

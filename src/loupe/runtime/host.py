@@ -83,6 +83,10 @@ class Host(Protocol):
         """Names these settings, for what is cached about a run."""
         ...
 
+    def blocks(self) -> list[str]:
+        """The paths of modules through which all that the model computes may be expected to pass, one after another."""
+        ...
+
     def stand_in(self, site: Site) -> Site | None:
         """Another site at which the same value passes, where the named module may not be called."""
         ...

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Hashable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from typing import Any
@@ -12,7 +12,9 @@ from torch import nn
 
 from loupe.errors import BlockError, InputError, Line, LoupeError, NotReachedError, OperationError, WriteError
 from loupe.graph.graph import Graph
+from loupe.graph.merge import kind_of_run
 from loupe.graph.node import RESULT, Node, Site
+from loupe.graph.opset import TRACKING
 from loupe.graph.steps import Unrolled, unroll
 from loupe.ops.views import first_input
 from loupe.runtime.batching import Rows
@@ -30,6 +32,7 @@ from loupe.runtime.plan import Plan, make_plan
 from loupe.runtime.replay import Start, aside
 from loupe.runtime.rows import SiteAxes
 from loupe.runtime.scanning import ConstantsWithoutData, for_want_of_values, has_no_data
+from loupe.runtime.together import Joining, Together, chunks, reason_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -269,6 +272,38 @@ class LocalRun:
             self._came_in.clear()
             self._end_pass()
             self._release()
+
+    def kind(self) -> Hashable:
+        """What this run has to have in common with others to be run with them; None where it has to run alone."""
+        graph = self._graph
+        if self._scans or self._collects or self._pass is not None or not self._inputs:
+            return None
+        if not graph.backwards and any(getattr(value, "requires_grad", False) for value in graph.constants):
+            return None  # what is saved may be differentiated after the block, each by itself
+        if any(node.kind == "apply" and node.target in TRACKING for node in graph):
+            return None
+        batch = self._merged()
+        form = tuple(
+            (name, tuple(value.shape[1:]), value.dtype) if isinstance(value, torch.Tensor) else (name, repr(value))
+            for name, value in (*enumerate(batch.args), *batch.kwargs.items())
+        )
+        return id(self._host.module), self._host.prefix, form, kind_of_run(graph), self._host.settings_key(graph)
+
+    def together(self, runs: Sequence[LocalRun], most: int | None) -> list[Outcome] | str:
+        """What runs of one kind give when they are run as one batch of at most so many rows; or why they cannot be."""
+        changing = {path for run in runs for path in run._changing()}
+        joint = Together(
+            self._host, self._modules, self._scanner, self._scan, self._attached, self._given.value, changing
+        )
+        blocks = [Joining(run._unrolled().graph, tuple(run._inputs), run._merged().total) for run in runs]
+        self._given.before(self)
+        outcomes: list[Outcome] = []
+        try:
+            for chunk in chunks(blocks, most):
+                outcomes += map(Outcome, joint.run(chunk))
+        except Exception as error:  # each alone says what is wrong with it, on its own line
+            return reason_of(error)
+        return outcomes
 
     def abandon(self) -> None:
         """The block ended with an exception: end the pass, keep nothing."""

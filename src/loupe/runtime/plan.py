@@ -13,6 +13,8 @@ from loupe.graph.opset import TRACKING
 from loupe.graph.passes import Memory, Root, is_opaque, needed, trace_memory
 from loupe.graph.steps import LAST_STEP
 
+Readers = dict[tuple[Root | None, int | None], tuple[int, ...]]
+
 
 @dataclass(slots=True)
 class Answers:
@@ -30,7 +32,8 @@ class Plan:
     `needs[n]` must be done before node n; `users[n]` take the value of node n; `gates` says which reads and writes wait
     for which moment of the pass; `wanted` are the nodes whose results leave the run. When these are done the pass
     stops; where nothing is wanted it runs to its end, like a plain call. `caches` collect all through the pass.
-    `readers[r]` take a value that may share memory with the root r, in order; those under None take one of a site's.
+    `readers[r, None]` take a value that may share memory with the root r, in order; those under (None, p) take one that
+    was read at a site in part p of the graph.
     `saves` are the nodes that save, by name.
 
     What a run begins with: `unmet[n]` is how much node n waits for, `waiters[n]` wait for it, `ready` wait for nothing;
@@ -51,7 +54,7 @@ class Plan:
     sites_read: frozenset[int]
     gradients: dict[int, dict[int, bool]]
     caches: tuple[int, ...]
-    readers: dict[Root | None, tuple[int, ...]]
+    readers: Readers
     saves: dict[str, int]
     unmet: dict[int, int]
     waiters: dict[int, tuple[int, ...]]
@@ -90,9 +93,15 @@ class Plan:
 
         Values of two sites may be one tensor (a block's output, the next one's input): one stands for all.
         """
+        roots = self.memory.mutates[change]
+        keys = {_place(self.graph, root, self.sites_read) for root in roots}
+        if any(root is None for root, _ in keys):
+            keys.add((None, None))  # what is about all rows is about these too
+        if (None, None) in keys and any(self._is_site(root) and self.graph[root[1]].invoke is None for root in roots):
+            keys.update(key for key in self.readers if key[0] is None)
         found: set[int] = set()
-        for root in {root if not self._is_site(root) else None for root in self.memory.mutates[change]}:
-            readers = self.readers.get(root, ())
+        for key in keys:
+            readers = self.readers.get(key, ())
             found.update(readers[bisect_left(readers, since) : bisect_left(readers, change)])
         return sorted(found)
 
@@ -212,19 +221,22 @@ def _changed(memory: Memory, reads: frozenset[int]) -> frozenset[Root]:
     return roots
 
 
-def _readers(
-    graph: Graph, live: Collection[int], memory: Memory, sites: Collection[int]
-) -> dict[Root | None, tuple[int, ...]]:
-    """The live nodes by the roots of what they take; under None by those of a value that was read at a site."""
+def _readers(graph: Graph, live: Collection[int], memory: Memory, sites: Collection[int]) -> Readers:
+    """The live nodes by the roots of what they take; of a value that was read at a site, by its part of the graph."""
     if not memory.mutates:
         return {}
-    found: dict[Root | None, list[int]] = {}
+    found: dict[tuple[Root | None, int | None], list[int]] = {}
     for node in sorted(live):
         roots = {root for ref in graph[node].refs() for root in memory.roots[ref]}
-        keys: set[Root | None] = {None if root[0] == "node" and root[1] in sites else root for root in roots}
-        for key in keys:
+        for key in {_place(graph, root, sites) for root in roots}:
             found.setdefault(key, []).append(node)
     return {key: tuple(nodes) for key, nodes in found.items()}
+
+
+def _place(graph: Graph, root: Root, sites: Collection[int]) -> tuple[Root | None, int | None]:
+    """Where a root may share memory with others: values of sites may be one tensor, as far as they have its rows."""
+    kind, index = root
+    return (None, graph.part(graph[index].invoke)) if kind == "node" and index in sites else (root, None)
 
 
 def _check_skips(skips: list[Node], needed: list[Node]) -> None:

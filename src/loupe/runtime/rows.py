@@ -30,6 +30,10 @@ class RowsFirst:
         """The first axis of each leaf."""
         return (0,) * self._leaves
 
+    def each(self, event: Event) -> tuple[int, ...]:
+        """Every row has one entry of each."""
+        return (1,) * self._leaves
+
 
 class SiteAxes:
     """The axes of sites for one set of inputs: from scans without data, or real passes where data decides the flow."""

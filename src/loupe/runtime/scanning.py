@@ -64,6 +64,10 @@ class MetaHost:
         """As for the model itself."""
         return self._host.settings_key(graph)
 
+    def blocks(self) -> list[str]:
+        """As for the model itself."""
+        return self._host.blocks()
+
     def stand_in(self, site: Site) -> Site | None:
         """As for the model itself."""
         return self._host.stand_in(site)

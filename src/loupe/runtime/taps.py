@@ -6,7 +6,7 @@ import sys
 import threading
 from collections.abc import Callable, Generator, Iterable, Mapping
 from contextlib import AbstractContextManager, ExitStack, contextmanager
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import nn
@@ -16,29 +16,22 @@ from loupe.errors import RowsError, WriteError
 from loupe.graph.node import RESULT, Event, Node, Phase
 from loupe.ops.gradients import Slice, remember_whole
 from loupe.ops.views import first_input
-from loupe.runtime.batching import SHARED, Rows, join_rows, narrow, widen
+from loupe.runtime.batching import SHARED, Axes, Rows, join_rows, narrow, widen
 from loupe.runtime.devices import beside
 from loupe.runtime.ops_tap import OnOperation, OperationWatch, Show, run_shown, watching, wrap_forward
 from loupe.runtime.plain import named_parts
 from loupe.runtime.tensors import share_memory
 
 
-class Axes(Protocol):
-    """Knows which axis of each leaf of a site's value is the batch."""
-
-    def of(self, event: Event) -> tuple[int, ...]:
-        """The axes of the value that passes at an event: an output, or `(args, kwargs)`."""
-        ...
-
-
 class OpenSite:
     """A site while the model stands there: reads are narrowed to an invoke's rows, writes are put among the others'."""
 
-    __slots__ = ("_axes", "_rows", "changed", "event", "value")
+    __slots__ = ("_axes", "_rows", "changed", "event", "replaced", "value")
 
-    def __init__(self, event: Event, value: Any, rows: Rows, axes: Axes) -> None:
+    def __init__(self, event: Event, value: Any, rows: Rows, axes: Axes, *, replaced: bool = False) -> None:
         self.event = event
         self.value = value
+        self.replaced = replaced  # whether the value is another than the one that passed, without a write
         self.changed: list[tuple[Node, Any, Any]] = []
         self._rows = rows
         self._axes = axes
@@ -111,6 +104,7 @@ class OpenSkip:
     """A module that is about to do its work: what is written here is its output instead."""
 
     __slots__ = ("_axes", "_rows", "changed", "event", "value")
+    replaced = False
 
     def __init__(self, event: Event, rows: Rows, axes: Axes) -> None:
         self.event = event
@@ -328,14 +322,14 @@ class Taps:
 
         def before(_module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
             site = self._begins(path, args, kwargs)
-            return site.value if site is not None and site.changed else None
+            return site.value if site is not None and (site.changed or site.replaced) else None
 
         def after(_module: nn.Module, _args: Any, output: Any) -> Any:
             if self._is_silent(path):
                 return None
             call, finished[0] = finished[0], finished[0] + 1
             site = self._stop_at(Event(path, "out", call), output)
-            return site.value if site is not None and site.changed else None
+            return site.value if site is not None and (site.changed or site.replaced) else None
 
         if phase == "in":
             self._undo.append(module.register_forward_pre_hook(before, with_kwargs=True).remove)
@@ -352,7 +346,7 @@ class Taps:
                 return forward(*args, **kwargs)
             for path in begins:
                 site = self._begins(path, args, kwargs)
-                if site is not None and site.changed:
+                if site is not None and (site.changed or site.replaced):
                     args, kwargs = site.value
             output = self._skipping(skips, forward, args, kwargs) if skips else forward(*args, **kwargs)
             for path in ends:
@@ -360,7 +354,7 @@ class Taps:
                     call = ends[path]
                     ends[path] = call + 1
                     site = self._stop_at(Event(path, "out", call), output)
-                    if site is not None and site.changed:
+                    if site is not None and (site.changed or site.replaced):
                         output = site.value
             return output
 
@@ -405,4 +399,4 @@ class Taps:
     def _shown(self, event: Event, value: Any) -> Any:
         """Visit a moment; gives what the model goes on with."""
         site = self._visit(event, value)
-        return site.value if site is not None and site.changed else value
+        return site.value if site is not None and (site.changed or site.replaced) else value

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Hashable, Sequence
 from typing import Any, Protocol
 
 import torch
@@ -100,6 +100,14 @@ class Execution(Protocol):
 
     def finish(self) -> Outcome:
         """Run the graph to its end."""
+        ...
+
+    def kind(self) -> Hashable:
+        """What this run has to have in common with others to be run with them; None where it has to run alone."""
+        ...
+
+    def together(self, runs: Sequence[Any], most: int | None) -> Sequence[Outcome] | str:
+        """What runs of one kind give when they are run as one batch of at most so many rows; or why they cannot be."""
         ...
 
     def abandon(self) -> None:

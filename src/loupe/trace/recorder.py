@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import threading
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Any
 
@@ -449,6 +449,11 @@ class Recorder:
         self.graph.looks.append((node, user_line(sys._getframe(2))))
         with self.as_opened():
             return self.execution.peek(node)
+
+    def kind(self) -> Hashable:
+        """What the run of this block has to have in common with others to be run with them; None for one alone."""
+        kind = self.execution.kind()
+        return None if kind is None else (kind, self._modes)
 
     def with_origin(self) -> Graph:
         """The graph, with what it now says about the model that it is written on."""

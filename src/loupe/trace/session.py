@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Iterable
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from types import TracebackType
@@ -13,9 +13,12 @@ import torch
 from loupe.errors import BlockError, Line
 from loupe.files.intervention import InterventionGraph, InterventionSession
 from loupe.graph.compose import select
+from loupe.graph.grouping import Candidate, group
+from loupe.graph.merge import Alone, why_alone
 from loupe.graph.passes import trace_memory
 from loupe.trace.between import Between, RandomState, move_on, random_state, same_state, set_random_state
 from loupe.trace.containers import find_proxies, replace_proxies
+from loupe.trace.execution import Outcome
 from loupe.trace.mount import mount, unmount
 from loupe.trace.proxy import Cell, Proxy, settle
 from loupe.trace.recorder import Recorder, open_recorders
@@ -61,7 +64,13 @@ class Session:
     `key` tells whose blocks belong to it: those of a model and of its edited copies; `weights` gives its tensors.
     """
 
-    def __init__(self, key: object, line: Line, weights: Callable[[], Iterable[torch.Tensor]]) -> None:
+    def __init__(
+        self,
+        key: object,
+        line: Line,
+        weights: Callable[[], Iterable[torch.Tensor]],
+        batch_size: int | None = None,
+    ) -> None:
         self.key = key
         self.line = line
         self.containers: list[Any] = []
@@ -73,6 +82,8 @@ class Session:
         self._random: RandomState = []
         self._running = False
         self._over = False
+        self._most = batch_size
+        self._ran: dict[int, str] = {}
 
     # -- the blocks ----------------------------------------------------------------------------------------------------
 
@@ -105,8 +116,8 @@ class Session:
             return
         now = random_state()
         with self._apart():
-            for _ in range(count):
-                self._run(self._waiting.pop(0))
+            for members, reason in self._groups(self._waiting[:count]):
+                self._run_group(members, reason)
         if self._waiting:  # the next goes on from here, the user's own random numbers from where they were
             if self._waiting[0].random is None:
                 self._waiting[0].random = random_state()
@@ -114,15 +125,52 @@ class Session:
         elif not same_state(now, self._random):
             set_random_state(now)
 
-    def _run(self, waiting: Waiting) -> None:
-        recorder = waiting.recorder
-        if not self._over:
-            recorder.keep_handles()
-        if waiting.random is not None:
-            set_random_state(waiting.random)
+    def _groups(self, waiting: Sequence[Waiting]) -> Iterator[tuple[list[Waiting], str | None]]:
+        """The blocks that run together, in the order in which they do; and why one runs alone, where it has to."""
+        if len(waiting) == 1:
+            return iter([(list(waiting), None)])
+        places = {id(each.recorder): place for place, each in enumerate(waiting)}
+        found = group([self._candidate(each.recorder, places) for each in waiting])
+        return (([waiting[place] for place in each.members], each.reason) for each in found)
+
+    def _candidate(self, recorder: Recorder, places: Mapping[int, int]) -> Candidate:
+        makers = (self._passed[name].recorder for name in recorder.given if name in self._passed)
+        takes = [places[id(maker)] for maker in makers if id(maker) in places]
+        alone = why_alone(recorder.graph)
+        kind = None if alone is not None else recorder.kind()
+        if alone is None and kind is None:
+            alone = Alone("its run is of a kind of its own", keeps_order=True)
+        return Candidate(kind, takes, alone)
+
+    def _run_group(self, members: Sequence[Waiting], reason: str | None) -> None:
+        for each in members:
+            if not self._over:
+                each.recorder.keep_handles()
+        outcomes: list[Outcome | None] = [None] * len(members)
+        how = ""
+        if len(members) > 1:
+            first = members[0].recorder
+            with first.as_opened():
+                found = first.execution.together([each.recorder.execution for each in members], self._most)
+            if isinstance(found, str):
+                reason = found
+            else:
+                outcomes, how = [*found], f", with {len(members) - 1} others"
+        if reason is not None:
+            how = f" alone: {reason}"
+        for each, outcome in zip(members, outcomes, strict=True):
+            self._waiting.remove(each)
+            self._ran[id(each.recorder)] = how
+            if each.random is not None:
+                set_random_state(each.random)
+            self._deliver(each.recorder, outcome)
+
+    def _deliver(self, recorder: Recorder, outcome: Outcome | None) -> None:
+        """Give a block what its run has given; run it now where it has not."""
         try:
-            with recorder.as_opened():
-                outcome = recorder.execution.finish()
+            if outcome is None:
+                with recorder.as_opened():
+                    outcome = recorder.execution.finish()
         except BaseException:
             recorder.failed = True
             recorder.execution.abandon()
@@ -308,7 +356,7 @@ class Session:
     def __str__(self) -> str:
         rows = []
         for place, recorder in enumerate(self._blocks):
-            state = "waits" if self.waits_for(recorder) else "has run"
+            state = "waits" if self.waits_for(recorder) else f"has run{self._ran.get(id(recorder), '')}"
             rows.append(f"block {place}, {state}: {len(recorder.graph)} nodes  # {recorder.line}")
         return "\n".join(rows) or "(empty session)"
 

@@ -14,7 +14,8 @@ from loupe.graph.passes import trace_memory
 def append(graph: Graph, other: Graph, change: Callable[[Node], Node] = lambda node: node) -> None:
     """Put the nodes of `other` at the end of `graph`, with numbers and constants of their own; `change` alters each.
 
-    Gradients and names of saved values have to be told apart by `change` where both graphs have some.
+    Gradients and names of saved values have to be told apart by `change` where both graphs have some; the node that it
+    gets is a copy already.
     """
     first, constants = len(graph.nodes), len(graph.constants)
     graph.constants.extend(other.constants)
@@ -49,12 +50,16 @@ def moved(node: Node, places: dict[int, int], constants: int = 0, names: dict[st
         target = target._replace(path=f"%{places[node.gradient_of]}")
     elif node.kind == "apply" and names:
         target = names.get(target, target)
-    return replace(
-        node,
-        id=places[node.id],
-        target=target,
-        args=tuple(map_argument(arg, placed) for arg in node.args),
-        kwargs={key: map_argument(arg, placed) for key, arg in node.kwargs.items()},
+    return Node(
+        places[node.id],
+        node.kind,
+        target,
+        tuple([map_argument(arg, placed) for arg in node.args]),
+        {key: map_argument(arg, placed) for key, arg in node.kwargs.items()},
+        node.invoke,
+        node.line,
+        node.steps,
+        node.modes,
     )
 
 

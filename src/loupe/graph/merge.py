@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import NamedTuple
 
 from loupe.graph.compose import append, bind, moved
 from loupe.graph.graph import Graph
 from loupe.graph.node import Node, Ref
 from loupe.graph.opset import effect_of
-from loupe.graph.passes import trace_memory
+from loupe.graph.passes import Memory
 
 _OPTIONS = frozenset(("retain_graph", "only_inputs"))  # of a backward pass that may be run together with others
 
@@ -50,10 +50,10 @@ class Alone(NamedTuple):
     keeps_order: bool = False
 
 
-def why_alone(graph: Graph) -> Alone | None:
+def why_alone(graph: Graph, memory: Memory) -> Alone | None:
     """What keeps a block from running in one batch with others; None where nothing does.
 
-    >>> why_alone(tracer.graph)
+    >>> why_alone(tracer.graph, memory_of(tracer.graph))
     """
     if graph.generation is not None:
         return Alone("it generates", keeps_order=True)  # sampling draws random numbers
@@ -71,7 +71,7 @@ def why_alone(graph: Graph) -> Alone | None:
             return Alone(reason)
     if any(node.kind == "apply" and effect_of(node.target) == "random" for node in graph):
         return Alone("it draws random numbers", keeps_order=True)
-    for roots in trace_memory(graph).mutates.values():
+    for roots in memory.mutates.values():
         if any(kind == "const" or graph[index].kind in ("given", "parameter") for kind, index in roots):
             return Alone("it changes a tensor in place that is not its own", keeps_order=True)
     return _why_backward_alone(graph) if "backward" in kinds else None
@@ -130,11 +130,11 @@ class _Merging:
         self._names.append(names)
 
         def own(node: Node) -> Node:
-            invoke = whole if node.invoke is None else single + node.invoke
+            node.invoke = whole if node.invoke is None else single + node.invoke
             if node.kind == "save":
-                names[node.target] = f"{place}/{node.target}"
-                return replace(node, invoke=invoke, target=names[node.target])
-            return replace(node, invoke=invoke)
+                name = names[node.target] = f"{place}/{node.target}"
+                node.target = name
+            return node
 
         append(self._merged, bind(part.graph, {}) if part.graph.parameters else part.graph, own)
         return start

@@ -7,7 +7,21 @@ from typing import Any
 from loupe.graph.graph import Graph
 from loupe.graph.node import Const, Node, Ref
 from loupe.graph.opset import effect_of
-from loupe.graph.passes import is_opaque
+from loupe.graph.passes import Memory, is_opaque, trace_memory
+
+_MOST = 512
+_memories: dict[tuple[Any, ...], Memory] = {}
+
+
+def memory_of(graph: Graph) -> Memory:
+    """Who may share memory with whom in a graph that nobody is writing any more; graphs of one structure are alike."""
+    key = structure(graph)
+    found = _memories.get(key)
+    if found is None:
+        if len(_memories) >= _MOST:
+            _memories.clear()
+        found = _memories[key] = trace_memory(graph)
+    return found
 
 
 def structure(graph: Graph, since: int = 0) -> tuple[Any, ...]:

@@ -13,7 +13,7 @@ from loupe.errors import RowsError
 from loupe.graph.graph import Graph
 from loupe.graph.node import RESULT, Event, Site
 from loupe.graph.opset import TRACKING
-from loupe.graph.passes import trace_memory
+from loupe.graph.passes import Memory
 from loupe.runtime.batching import Axes, Rows
 
 START = -1  # the place of a branch that is there before the pass begins
@@ -90,11 +90,11 @@ class Order:
         return found
 
 
-def first_change(graph: Graph, order: Order) -> int | None:
+def first_change(graph: Graph, memory: Memory, order: Order) -> int | None:
     """The last cut before a block does what others must not see; None for a block that only reads."""
     events: list[Event] = []
     everything = bool(graph.backwards) or any(n.kind == "apply" and n.target in TRACKING for n in graph)
-    changed = {index for roots in trace_memory(graph).mutates.values() for kind, index in roots if kind == "node"}
+    changed = {index for roots in memory.mutates.values() for kind, index in roots if kind == "node"}
     for node in graph:
         if not isinstance(node.target, Site) or node.gradient_of is not None:
             continue

@@ -13,6 +13,7 @@ from loupe.errors import LoupeError, RowsError
 from loupe.graph.graph import Graph
 from loupe.graph.merge import Merged, Part, merge
 from loupe.graph.node import RESULT
+from loupe.graph.structure import memory_of
 from loupe.runtime.branching import START, Branching, Order, first_change, plan_branching
 from loupe.runtime.forward import Pass
 from loupe.runtime.host import Batch, Host, Input
@@ -65,7 +66,9 @@ class Together:
         if any(module.training for module in self._scanner.tree.modules(self._host.module)):
             raise RowsError("the model is training", remedy="call model.eval() first, or run the blocks one by one")
         order = self._order(blocks[0])
-        changes = [first_change(block.graph, order) if _is_shared(block) else START for block in blocks]
+        changes = [
+            first_change(block.graph, memory_of(block.graph), order) if _is_shared(block) else START for block in blocks
+        ]
         inputs, parts = _distinct(blocks, changes)
         merged = merge(parts)
         plan = self._scanner.plans.of(merged.graph, changing=self._changing)
@@ -156,6 +159,10 @@ def chunks(blocks: Sequence[Joining], most: int | None) -> Iterator[list[Joining
             found = []
         found.append(block)
     yield found
+
+
+def _first_change(block: Joining, order: Order) -> int | None:
+    return first_change(block.graph, memory_of(block.graph), order) if _is_shared(block) else START
 
 
 def _is_shared(block: Joining) -> bool:

@@ -336,7 +336,8 @@ class Recorder:
         """Give the run one prompt (or batch); returns its number."""
         given = unwrap(args), unwrap(kwargs)
         self.inputs.append(given)
-        return self.execution.add_input(*given, line)
+        with torch._C.DisableTorchFunction():  # none of what happens to a prompt is a line of the block
+            return self.execution.add_input(*given, line)
 
     def begin_invoke(self, args: tuple[Any, ...], kwargs: dict[str, Any], line: Line) -> None:
         """What follows is about one prompt; a new one where it is given."""

@@ -15,7 +15,7 @@ from loupe.files.intervention import InterventionGraph, InterventionSession
 from loupe.graph.compose import select
 from loupe.graph.grouping import Candidate, group
 from loupe.graph.merge import Alone, why_alone
-from loupe.graph.passes import trace_memory
+from loupe.graph.structure import memory_of
 from loupe.trace.between import Between, RandomState, move_on, random_state, same_state, set_random_state
 from loupe.trace.containers import find_proxies, replace_proxies
 from loupe.trace.execution import Outcome
@@ -136,7 +136,7 @@ class Session:
     def _candidate(self, recorder: Recorder, places: Mapping[int, int]) -> Candidate:
         makers = (self._passed[name].recorder for name in recorder.given if name in self._passed)
         takes = [places[id(maker)] for maker in makers if id(maker) in places]
-        alone = why_alone(recorder.graph)
+        alone = why_alone(recorder.graph, memory_of(recorder.graph))
         kind = None if alone is not None else recorder.kind()
         if alone is None and kind is None:
             alone = Alone("its run is of a kind of its own", keeps_order=True)
@@ -155,7 +155,8 @@ class Session:
             if isinstance(found, str):
                 reason = found
             else:
-                outcomes, how = [*found], f", with {len(members) - 1} others"
+                outcomes[:] = found
+                how = f", with {len(members) - 1} others"
         if reason is not None:
             how = f" alone: {reason}"
         for each, outcome in zip(members, outcomes, strict=True):
@@ -365,5 +366,5 @@ def _changes_given(recorder: Recorder) -> bool:
     graph = recorder.graph
     if not recorder.given:
         return False
-    changed = (root for roots in trace_memory(graph).mutates.values() for root in roots)
+    changed = (root for roots in memory_of(graph).mutates.values() for root in roots)
     return any(kind == "node" and graph[index].kind == "given" for kind, index in changed)

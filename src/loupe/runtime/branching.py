@@ -14,7 +14,7 @@ from loupe.graph.graph import Graph
 from loupe.graph.node import RESULT, Event, Site
 from loupe.graph.opset import TRACKING
 from loupe.graph.passes import Memory
-from loupe.runtime.batching import Axes, Rows
+from loupe.runtime.batching import MIXED, SHARED, Axes, Rows
 
 START = -1  # the place of a branch that is there before the pass begins
 
@@ -157,9 +157,11 @@ def grow(value: Any, axes: Axes, before: Rows, branch: Branch, first: int, event
         raise _untold(event)
     grown: list[Any] = []
     for leaf, axis, entries in zip(leaves, along, axes.each(event), strict=True):
-        if not isinstance(leaf, torch.Tensor) or axis < 0:
+        if not isinstance(leaf, torch.Tensor) or axis == SHARED:
             grown.append(leaf)
             continue
+        if axis == MIXED:
+            raise _untold(event)
         size = leaf.shape[axis] / entries
         if size == branch.rows.total:
             grown.append(leaf)

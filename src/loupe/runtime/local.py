@@ -18,6 +18,7 @@ from loupe.graph.opset import TRACKING
 from loupe.graph.steps import Unrolled, unroll
 from loupe.ops.views import first_input
 from loupe.runtime.batching import Rows
+from loupe.runtime.budget import is_out_of_memory
 from loupe.runtime.collect import Collector, cached_events
 from loupe.runtime.describe import Describer, Undescribed
 from loupe.runtime.forward import Pass
@@ -32,7 +33,7 @@ from loupe.runtime.plan import Plan, make_plan
 from loupe.runtime.replay import Start, aside
 from loupe.runtime.rows import SiteAxes
 from loupe.runtime.scanning import ConstantsWithoutData, for_want_of_values, has_no_data
-from loupe.runtime.together import Joining, Together, chunks, reason_of
+from loupe.runtime.together import Joining, Together, neighbours, reason_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -289,21 +290,33 @@ class LocalRun:
         )
         return id(self._host.module), self._host.prefix, form, kind_of_run(graph), self._host.settings_key(graph)
 
-    def together(self, runs: Sequence[LocalRun], most: int | None) -> list[Outcome] | str:
-        """What runs of one kind give when they are run as one batch of at most so many rows; or why they cannot be."""
+    def together(self, runs: Sequence[LocalRun], most: int | None) -> tuple[list[Outcome | None], str | None]:
+        """What runs of one kind give when they are run as batches of at most so many rows.
+
+        None stands for a run that has to be done alone; the text says why.
+        """
         changing = {path for run in runs for path in run._changing()}
         joint = Together(
             self._host, self._modules, self._scanner, self._scan, self._attached, self._given.value, changing
         )
-        blocks = [Joining(run._unrolled().graph, tuple(run._inputs), run._merged().total) for run in runs]
+        left = [Joining(run._unrolled().graph, tuple(run._inputs), run._merged().total) for run in runs]
         self._given.before(self)
-        outcomes: list[Outcome] = []
-        try:
-            for chunk in chunks(blocks, most):
-                outcomes += map(Outcome, joint.run(chunk))
-        except Exception as error:  # each alone says what is wrong with it, on its own line
-            return reason_of(error)
-        return outcomes
+        if most is None:
+            most = joint.rows_that_fit(left)
+        outcomes: list[Outcome | None] = []
+        reason: str | None = None
+        while left:
+            count = neighbours(left, most)
+            try:
+                outcomes += map(Outcome, joint.run(left[:count]))
+            except Exception as error:  # each alone says what is wrong with it, on its own line
+                if is_out_of_memory(error) and count > 1:
+                    most = joint.fewer(left[:count])
+                    continue
+                outcomes += [None] * count
+                reason = reason_of(error)
+            left = left[count:]
+        return outcomes, reason
 
     def abandon(self) -> None:
         """The block ended with an exception: end the pass, keep nothing."""

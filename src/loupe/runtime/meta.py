@@ -118,6 +118,7 @@ class Scanner:
         self.lock = threading.RLock()  # of the twin: scans and blocks without data run on it one after the other
         self.tree = Tree()  # of the module itself
         self.plans = Plans()
+        self.bytes_of_rows: dict[object, int] = {}  # what one row more takes, by the form of the inputs
         self._module = module
         self._prefix = prefix
         self._twin: nn.Module | None = None
@@ -125,6 +126,7 @@ class Scanner:
         self._state: Any = None
         self.kinds: dict[tuple[str, str, str | None], bool] = {}
         self.overwritten: set[tuple[str, Phase]] | None = None  # where tensors pass that the model changes later
+        self.apart: bool | None = None  # whether rows of a batch have nothing to do with each other, where it was tried
         self.events: list[Event] = []  # of one pass, in order: what all scans that came to the end have seen
 
     def twin(self) -> nn.Module:
@@ -140,7 +142,7 @@ class Scanner:
             self._state, self._twin = state, None
             self._cache.clear()
             self.kinds.clear()
-            self.overwritten = None
+            self.overwritten = self.apart = None
 
     def twin_module(self, path: str) -> nn.Module:
         """A submodule of the twin, by its path in the whole model."""

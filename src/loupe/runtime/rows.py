@@ -17,7 +17,7 @@ from loupe.runtime.meta import Scan
 from loupe.runtime.plain import plainly
 from loupe.runtime.replay import aside
 from loupe.runtime.taps import OpenSite, Taps
-from loupe.runtime.tensors import map_tensors
+from loupe.runtime.tensors import map_tensors, tensors_in
 
 
 class RowsFirst:
@@ -36,7 +36,10 @@ class RowsFirst:
 
 
 class SiteAxes:
-    """The axes of sites for one set of inputs: from scans without data, or real passes where data decides the flow."""
+    """The axes of sites for one set of inputs: from scans without data, or real passes where data decides the flow.
+
+    Scans have the inputs `least` times and more: several inputs may be called with a mask that one alone does without.
+    """
 
     def __init__(
         self,
@@ -47,6 +50,7 @@ class SiteAxes:
         scan: Callable[[Batch, tuple[str, ...]], Scan],
         before_probe: Callable[[], None],
         attached: Collection[str] = (),
+        least: int = 1,
     ) -> None:
         self._host = host
         self._modules = modules
@@ -55,6 +59,7 @@ class SiteAxes:
         self._scan = scan
         self._before_probe = before_probe
         self._attached = attached
+        self._times = range(least, least + 3)
         self._known: dict[Event, tuple[int, ...]] = {}
         self._each: dict[Event, tuple[int, ...]] = {}
         self._untold: set[Event] = set()
@@ -91,7 +96,7 @@ class SiteAxes:
         stand_ins = {s.event: o.event for s in self._graph.sites if (o := self._host.stand_in(s)) is not None}
         asked = {event: [event, stand_ins[event]] if event in stand_ins else [event] for event in missing}
         watch = tuple(sorted({event.path for names in asked.values() for event in names if event.op is not None}))
-        batches = [self._host.merge(self._inputs * times) for times in (1, 2, 3)]
+        batches = [self._host.merge(self._inputs * times) for times in self._times]
         scans = [self._scan(batch, watch) for batch in batches]
         unseen = []
         for event in missing:
@@ -152,6 +157,24 @@ class SiteAxes:
         finally:
             taps.detach()
         return seen
+
+
+def rows_are_apart(host: Host, given: Input) -> bool:
+    """Whether a row gives what it gives whatever stands beside it, tried with an input and a changed copy of it.
+
+    A module that compares the rows of a batch, or takes their mean, has rows that are not.
+    """
+    plain = host.merge([given, given])
+    _, size = plain.rows[0]
+    host.load()
+    with aside(host.module), plainly(host.module):
+        passed = [host.module(*b.args, **b.kwargs) for b in (plain, _changed(plain, size))]
+    pairs = zip(*(list(tensors_in(output)) for output in passed), strict=True)
+    return all(
+        one.shape == other.shape and torch.allclose(one[:size], other[:size], rtol=1e-4, atol=1e-5, equal_nan=True)
+        for one, other in pairs
+        if one.dim() and one.shape[0] == plain.total
+    )
 
 
 def _changed(batch: Batch, start: int) -> Batch:

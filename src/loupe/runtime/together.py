@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,11 +15,13 @@ from loupe.graph.merge import Merged, Part, merge
 from loupe.graph.node import RESULT
 from loupe.graph.structure import memory_of
 from loupe.runtime.branching import START, Branching, Order, first_change, plan_branching
+from loupe.runtime.budget import note_failure, rows_that_fit, surely_fit
 from loupe.runtime.forward import Pass
 from loupe.runtime.host import Batch, Host, Input
 from loupe.runtime.meta import Scan, Scanner
 from loupe.runtime.plan import Plan
-from loupe.runtime.rows import SiteAxes
+from loupe.runtime.rows import SiteAxes, rows_are_apart
+from loupe.runtime.tensors import tensors_in
 
 Results = dict[str, Any]
 
@@ -65,6 +67,10 @@ class Together:
         """
         if any(module.training for module in self._scanner.tree.modules(self._host.module)):
             raise RowsError("the model is training", remedy="call model.eval() first, or run the blocks one by one")
+        if self._scanner.apart is None:
+            self._scanner.apart = rows_are_apart(self._host, blocks[0].inputs[0])
+        if not self._scanner.apart:
+            raise RowsError("the rows of a batch depend on each other in this model", remedy="run blocks one by one")
         order = self._order(blocks[0])
         changes = [
             first_change(block.graph, memory_of(block.graph), order) if _is_shared(block) else START for block in blocks
@@ -74,9 +80,26 @@ class Together:
         plan = self._scanner.plans.of(merged.graph, changing=self._changing)
         batch = self._host.merge(inputs)
         branching = self._branching(order, merged, parts, changes, batch)
-        axes = self._axes(plan, branching, blocks[0].inputs)
+        axes = self._axes(plan, branching, blocks[0].inputs, batch)
         results = self._pass(plan, batch, axes, branching)
         return [{name: results[known] for name, known in names.items() if known in results} for names in merged.names]
+
+    def rows_that_fit(self, blocks: Sequence[Joining]) -> int:
+        """How many rows of these blocks may run together, by an estimate of what they take."""
+        block, rows = blocks[0], sum(each.rows for each in blocks)
+        scan = self._scan(self._host.merge(block.inputs), (), block.graph)
+        if scan.error is None and surely_fit(self._host, scan.values.values(), rows):
+            return rows
+        return rows_that_fit(self._host, self._scanner, block.graph, block.inputs[0], self._form(block))
+
+    def fewer(self, blocks: Sequence[Joining]) -> int:
+        """How many rows to try where those of these blocks did not fit."""
+        note_failure(self._scanner, blocks[0].graph, self._form(blocks[0]))
+        return max(1, sum(block.rows for block in blocks) // 2)
+
+    def _form(self, block: Joining) -> object:
+        batch = self._host.merge(block.inputs[:1])
+        return tuple(tuple(tensor.shape) for tensor in tensors_in((batch.args, batch.kwargs)))
 
     def _order(self, block: Joining) -> Order:
         """The moments of a pass, by a scan with the inputs of one block."""
@@ -102,7 +125,7 @@ class Together:
         own = [changes[scope.part] for scope in merged.scopes]
         return plan_branching(order, own, slices, shared, batch.total)
 
-    def _axes(self, plan: Plan, branching: Branching, inputs: Sequence[Input]) -> SiteAxes:
+    def _axes(self, plan: Plan, branching: Branching, inputs: Sequence[Input], batch: Batch) -> SiteAxes:
         events = [event if event.phase != "skip" else event._replace(phase="out") for event in plan.gates]
         events = [event for event in events if event.path != RESULT]
         if any(self._host.reorders(event) for event in events):
@@ -111,10 +134,11 @@ class Together:
                 remedy="run the blocks one by one",
             )
 
-        def scan(batch: Batch, watch: tuple[str, ...]) -> Scan:
-            return self._scan(batch, watch, plan.graph)
+        def scan(rows: Batch, watch: tuple[str, ...]) -> Scan:
+            return self._scan(rows, watch, plan.graph)
 
-        axes = SiteAxes(self._host, self._modules, plan.graph, inputs, scan, lambda: None, self._attached)
+        least = min(len(batch.rows), 2)
+        axes = SiteAxes(self._host, self._modules, plan.graph, inputs, scan, lambda: None, self._attached, least)
         axes.prepare([*events, *branching.events], probe=False)
         return axes
 
@@ -150,15 +174,14 @@ class Together:
                 run.forget()
 
 
-def chunks(blocks: Sequence[Joining], most: int | None) -> Iterator[list[Joining]]:
-    """Neighbouring blocks that have no more than so many rows together; each at least one block."""
-    found: list[Joining] = []
-    for block in blocks:
-        if found and most is not None and sum(each.rows for each in found) + block.rows > most:
-            yield found
-            found = []
-        found.append(block)
-    yield found
+def neighbours(blocks: Sequence[Joining], most: int) -> int:
+    """How many of the first blocks have no more than so many rows together; at least one."""
+    total = 0
+    for count, block in enumerate(blocks):
+        total += block.rows
+        if total > most and count:
+            return count
+    return len(blocks)
 
 
 def _first_change(block: Joining, order: Order) -> int | None:

@@ -106,8 +106,11 @@ class Execution(Protocol):
         """What this run has to have in common with others to be run with them; None where it has to run alone."""
         ...
 
-    def together(self, runs: Sequence[Any], most: int | None) -> Sequence[Outcome] | str:
-        """What runs of one kind give when they are run as one batch of at most so many rows; or why they cannot be."""
+    def together(self, runs: Sequence[Any], most: int | None) -> tuple[Sequence[Outcome | None], str | None]:
+        """What runs of one kind give when they are run as batches of at most so many rows.
+
+        None stands for a run that has to be done alone; the text says why.
+        """
         ...
 
     def abandon(self) -> None:

@@ -146,22 +146,18 @@ class Session:
         for each in members:
             if not self._over:
                 each.recorder.keep_handles()
-        outcomes: list[Outcome | None] = [None] * len(members)
-        how = ""
+        outcomes: Sequence[Outcome | None] = [None] * len(members)
         if len(members) > 1:
             first = members[0].recorder
             with first.as_opened():
-                found = first.execution.together([each.recorder.execution for each in members], self._most)
-            if isinstance(found, str):
-                reason = found
-            else:
-                outcomes[:] = found
-                how = f", with {len(members) - 1} others"
-        if reason is not None:
-            how = f" alone: {reason}"
+                runs = [each.recorder.execution for each in members]
+                outcomes, reason = first.execution.together(runs, self._most)
         for each, outcome in zip(members, outcomes, strict=True):
             self._waiting.remove(each)
-            self._ran[id(each.recorder)] = how
+            if outcome is not None:
+                self._ran[id(each.recorder)] = f", with {len(members) - 1} others"
+            elif reason is not None:
+                self._ran[id(each.recorder)] = f" alone: {reason}"
             if each.random is not None:
                 set_random_state(each.random)
             self._deliver(each.recorder, outcome)

@@ -1,4 +1,4 @@
-"""Blocks of a session that do not need each other run as one batch; what cannot runs alone, and the session says why."""
+"""Blocks of a session that do not need each other run as one batch; what cannot runs alone, and it says why."""
 
 import pytest
 import torch
@@ -208,7 +208,7 @@ def test_a_wall_keeps_its_place_among_the_blocks():
 def test_an_error_is_that_of_its_block_and_earlier_blocks_have_their_values():
     model = LanguageModel(tiny.hf_model("gpt2"))
     saved = []
-    with pytest.raises(OperationError, match="operator.matmul failed") as caught, model.session():
+    with pytest.raises(OperationError, match=r"operator\.matmul failed") as caught, model.session():
         for width in (32, 32, 33, 32):
             with model.trace(IDS):
                 saved.append((model.transformer.h[0].output[0] @ torch.ones(width, 1)).save())

@@ -70,7 +70,7 @@ def form_of(tensor):
 
 
 def check_unchanged(module, before):
-    """Every parameter and buffer is the same object with the same bits, shape, strides and flags, and has no gradient."""
+    """Every parameter and buffer is the same object with the same bits, shape and flags, and has no gradient."""
     now = state_of(module)
     assert list(now) == list(before)
     for name, (tensor, bits, form) in now.items():

@@ -102,11 +102,11 @@ class Aliasing:
         if kwargs.get("out") is not None:
             changed = list(tensors_in(changed))
         self.weights.refuse(node, changed)
-        for kind, index in plan.memory.mutates[node.id]:
-            root = plan.graph[index] if kind == "node" else None
-            if root is not None and root.kind == "parameter" and self.weights.is_own_path(root.target):
-                if share_memory(self.parameter(root.target), storages_of(changed)):
-                    raise is_changed(root.target, node)
+        storages = storages_of(changed)
+        for root in (plan.graph[index] for kind, index in plan.memory.mutates[node.id] if kind == "node"):
+            own = root.kind == "parameter" and self.weights.is_own_path(root.target)
+            if own and share_memory(self.parameter(root.target), storages):
+                raise is_changed(root.target, node)
 
     def _check_sites(self, plan: Plan, node: Node, storages: set[int], tensors: set[int]) -> None:
         """A tensor of the model may be changed only while the model has not gone on with it, and in one's own rows."""

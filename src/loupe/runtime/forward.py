@@ -28,7 +28,7 @@ from loupe.runtime.plan import Plan
 from loupe.runtime.rows import RowsFirst
 from loupe.runtime.taps import Axes, OpenSite, OpenSkip, Taps
 from loupe.runtime.tensors import map_tensors, share_memory, storages_of, summary, tensors_in
-from loupe.runtime.weights import Weights
+from loupe.runtime.weights import Weights, as_before
 from loupe.runtime.worker import PausedCall
 
 
@@ -379,7 +379,7 @@ class Pass:
     def _calling(self, node: Node) -> Generator[None]:
         """A call that the block makes has no sites, unless the module is attached: then all rows there are its own."""
         if not is_within(node.target, self._attached):
-            with self._taps.silence():
+            with self._taps.silence(), as_before(self._modules(node.target)):
                 yield
             return
         outer = self._rows

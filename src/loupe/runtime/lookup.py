@@ -51,9 +51,7 @@ def place_of(modules: Modules, path: str) -> tuple[dict[str, Any], str]:
         if name in table:
             return table, name
     known = [*module._parameters, *module._buffers]
-    raise UnknownModuleError(
-        f"no parameter or buffer {name!r} in {owner or 'the model'}", remedy=nearest(name, known)
-    )
+    raise UnknownModuleError(f"no parameter or buffer {name!r} in {owner or 'the model'}", remedy=nearest(name, known))
 
 
 def tensor_named(modules: Modules, path: str) -> torch.Tensor:

@@ -20,14 +20,14 @@ def placements(module: nn.Module) -> list[Any]:
     return [] if hook is None else list(getattr(hook, "hooks", (hook,)))
 
 
-def kept_away(module: nn.Module) -> Iterator[torch.Tensor]:
-    """The weights that accelerate keeps in memory while a module does not run, its own and perhaps those of others."""
+def kept_away(module: nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
+    """The weights, by path, that accelerate keeps in memory while a module does not run; perhaps those of others too."""
     for each in placements(module):
         kept = getattr(each, "weights_map", None)
         kept = getattr(kept, "dataset", kept)  # a part of it, by a prefix
         kept = getattr(kept, "state_dict", kept)  # beside what is on disk
         if isinstance(kept, dict):
-            yield from (tensor for tensor in kept.values() if isinstance(tensor, torch.Tensor))
+            yield from ((name, tensor) for name, tensor in kept.items() if isinstance(tensor, torch.Tensor))
 
 
 def devices_of(module: nn.Module, inherited: torch.device | None = None) -> Iterator[torch.device]:

@@ -61,10 +61,10 @@ def memory_of(tensor: torch.Tensor) -> int | None:
         first = tensor.data_ptr()
         if first:
             offset = tensor.storage_offset()
-            return first - offset * tensor.element_size() if offset else first
+            return int(first - offset * tensor.element_size()) if offset else first
         storage = tensor.untyped_storage()
         return storage.data_ptr() or storage._cdata
-    except (RuntimeError, NotImplementedError):
+    except RuntimeError:
         return None
 
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Container, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Container, Generator, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -76,7 +77,7 @@ class Weights:
                     yield tensor
         if placements(module):
             self._moves = True
-            yield from kept_away(module)
+            yield from (tensor for _, tensor in kept_away(module))
 
     def _name(self, tensor: torch.Tensor) -> str:
         """The path of the weight in whose memory a tensor lives."""
@@ -85,8 +86,10 @@ class Weights:
             return self._copies[memory][1]
         root = self._modules("")
         named = [*root.named_parameters(remove_duplicate=False), *root.named_buffers(remove_duplicate=False)]
-        own = (path for path, each in named if memory_of(each) == memory and not is_within(path, self._attached))
-        return next(own, next((name for _, name, each in self._aside if memory_of(each) == memory), "weight"))
+        named += [(name, own) for _, name, own in self._aside]
+        named += [kept for module in self._own_modules() for kept in kept_away(module)]
+        own = (path for path, each in named if memory_of(each) == memory and self.is_own_path(path))
+        return next(own, "weight")
 
     def is_own_path(self, path: str) -> bool:
         """Whether a path is one of the model's own, and not of an attached module."""
@@ -175,6 +178,22 @@ class Weights:
             memory = memory_of(copy)
             if memory is not None:
                 self._copies[memory] = copy, self._name(own)
+
+
+@contextmanager
+def as_before(module: nn.Module) -> Generator[None]:
+    """Let a block call a module, and leave no trace of it: statistics of one that trains, rows scaled to a norm."""
+    kept: list[tuple[torch.Tensor, torch.Tensor]] = []
+    for each in modules_of(module):
+        changing = list(each._buffers.values()) if each.training else []
+        if getattr(each, "max_norm", None) is not None:
+            changing += each._parameters.values()
+        kept += [(tensor, tensor.detach().clone()) for tensor in changing if tensor is not None]
+    try:
+        yield
+    finally:
+        for tensor, before in kept:
+            tensor.data.copy_(before)  # a backward pass is not to take it for a change
 
 
 def is_changed(name: str, node: Node) -> WriteError:

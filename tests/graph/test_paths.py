@@ -143,6 +143,7 @@ def test_a_method_or_attribute_that_is_not_allowed_is_refused():
         ("apply", "python.getattr", (Ref(0), "__class__")),
         ("apply", "python.getattr", (Ref(0), "_backward_hooks")),
         ("apply", "loupe.require_grad", (), {"value": Ref(0), "tracked": False}),
+        ("apply", "loupe.require_grad", (), {"tracked": False, "value": Ref(0)}),
         ("apply", "loupe.set_item", (), {"value": Ref(0), "key": 0, "item": 0}),
         ("apply", "nn.functional.relu", (), {"input": Ref(0), "inplace": True}),
         ("apply", "nn.functional.hardtanh", (Ref(0), 0, 1, 1)),

@@ -115,7 +115,7 @@ TABLE: dict[str, dict[str, str]] = {
             cummin cumprod cumsum deg2rad det diag diag_embed diagflat diagonal_scatter diff digamma dim
             dist div divide dot element_size eq equal erf erfc erfinv exp exp2 expm1 fix flip fliplr flipud
             float_power floor floor_divide fmax fmin fmod frac frexp gather gcd ge geqrf ger greater
-            greater_equal gt hardshrink heaviside histc histogram hypot i0 igamma igammac index index_add
+            greater_equal gt hardshrink heaviside histc histogram hypot i0 igamma igammac index_add
             index_copy index_fill index_put index_reduce index_select inner inverse is_complex is_conj
             is_contiguous is_floating_point is_neg is_same_size is_signed isclose isfinite isinf isnan
             isneginf isposinf isreal istft kron kthvalue lcm ldexp le lerp less less_equal lgamma log log10
@@ -133,11 +133,11 @@ TABLE: dict[str, dict[str, str]] = {
         """,
         "view": """
             adjoint bfloat16 bool broadcast_to byte cdouble cfloat chalf char chunk conj conj_physical
-            contiguous cpu cuda detach diagonal double dsplit expand expand_as flatten float half hsplit int
-            long moveaxis movedim nan_to_num narrow permute positive ravel reshape reshape_as resolve_conj
-            resolve_neg select short split split_with_sizes squeeze sum_to_size swapaxes swapdims t
-            tensor_split to transpose type type_as unbind unflatten unfold unsafe_chunk unsafe_split
-            unsafe_split_with_sizes unsqueeze view view_as vsplit
+            contiguous cpu cuda detach diagonal double dsplit expand expand_as flatten float half hsplit
+            index int long moveaxis movedim nan_to_num narrow permute positive ravel reshape reshape_as
+            resolve_conj resolve_neg select short split split_with_sizes squeeze sum_to_size swapaxes
+            swapdims t tensor_split to transpose type type_as unbind unflatten unfold unsafe_chunk
+            unsafe_split unsafe_split_with_sizes unsqueeze view view_as vsplit
         """,
         "inplace": """
             abs_ absolute_ acos_ acosh_ add_ addbmm_ addcdiv_ addcmul_ addmm_ addmv_ addr_ arccos_ arccosh_

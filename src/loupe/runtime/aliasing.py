@@ -67,7 +67,8 @@ class Aliasing:
             self._check_sites(plan, node, storages, storages_of([v for v in changed if isinstance(v, torch.Tensor)]))
             self._snapshot_earlier_readers(plan, node, storages)
         before = self._saved_before(plan, node, storages)
-        result = run(arguments)
+        known = node.target not in plan.graph.functions
+        result = run(arguments) if known else self.weights.spare(node, arguments, run)
         _warn_overwritten(node, before)
         return result
 
@@ -97,7 +98,8 @@ class Aliasing:
         changed = changed_by(node.target, args, kwargs)
         if node.target in TRACKING:
             tracked = bool(args[1] if len(args) > 1 else kwargs.get("tracked", True))
-            self.weights.track(node, changed[0], tracked=tracked)
+            for value in changed:
+                self.weights.track(node, value, tracked=tracked)
             return
         if kwargs.get("out") is not None:
             changed = list(tensors_in(changed))

@@ -21,7 +21,7 @@ def placements(module: nn.Module) -> list[Any]:
 
 
 def kept_away(module: nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
-    """The weights, by path, that accelerate keeps in memory while a module does not run; perhaps those of others too."""
+    """The weights, by path, that accelerate keeps while a module does not run; perhaps those of others too."""
     for each in placements(module):
         kept = getattr(each, "weights_map", None)
         kept = getattr(kept, "dataset", kept)  # a part of it, by a prefix

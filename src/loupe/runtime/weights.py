@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Container, Generator, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Container, Generator, Iterable, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -11,7 +11,7 @@ from torch import nn
 
 from loupe.errors import OperationError, WriteError
 from loupe.graph.node import Node, is_within
-from loupe.runtime.offloaded import kept_away, placements
+from loupe.runtime.offloaded import kept_away
 from loupe.runtime.plain import modules_of
 from loupe.runtime.tensors import agree, map_tensors, memory_of, tensors_in, version_of
 
@@ -32,7 +32,7 @@ class Weights:
         self._modules = modules
         self._attached = attached
         self._aside = aside
-        self._known: set[int] | None = None
+        self._known: set[int | None] | None = None
         self._moves = False
         self._copies: dict[int, tuple[torch.Tensor, str]] = {}
 
@@ -47,21 +47,16 @@ class Weights:
         return any(self._is_own(tensor) for tensor in tensors_in(value))
 
     def _is_own(self, tensor: torch.Tensor) -> bool:
-        if self._known is None or self._moves:  # offloaded weights are brought anew for each call
-            self._look_through()
         memory = memory_of(tensor)
-        return memory in self._memory or memory in self._copies
+        return memory in self._memory() or memory in self._copies
 
-    @property
-    def _memory(self) -> set[int]:
-        assert self._known is not None
+    def _memory(self) -> set[int | None]:
+        if self._known is None or self._moves:  # offloaded weights are brought anew for each call
+            with torch._C.DisableTorchFunction():  # a watch of operations may be on
+                found = {memory_of(tensor) for tensor in self._tensors()}
+            found.discard(None)
+            self._known = found
         return self._known
-
-    def _look_through(self) -> None:
-        with torch._C.DisableTorchFunction():  # a watch of operations may be on
-            found = {memory_of(tensor) for module in self._own_modules() for tensor in self._of(module)}
-            found.update(memory_of(own) for _, _, own in self._aside if own is not None)
-        self._known = {memory for memory in found if memory is not None}
 
     def _own_modules(self) -> Iterable[nn.Module]:
         root = self._modules("")
@@ -70,14 +65,19 @@ class Weights:
         named = root.named_modules(remove_duplicate=False)
         return {id(module): module for path, module in named if not is_within(path, self._attached)}.values()
 
-    def _of(self, module: nn.Module) -> Iterator[torch.Tensor]:
-        for table in (module._parameters, module._buffers):
-            for name, tensor in table.items() if table else ():
-                if tensor is not None and not any(own is table and called == name for own, called, _ in self._aside):
-                    yield tensor
-        if placements(module):
-            self._moves = True
-            yield from (tensor for _, tensor in kept_away(module))
+    def _tensors(self) -> list[torch.Tensor]:
+        found: list[torch.Tensor | None] = [own for _, _, own in self._aside]
+        for module in self._own_modules():
+            for table in (module._parameters, module._buffers):
+                if table and self._aside:
+                    anew = {name for own, name, _ in self._aside if own is table}
+                    found += [tensor for name, tensor in table.items() if name not in anew]
+                elif table:
+                    found += table.values()
+            if "_hf_hook" in module.__dict__:
+                self._moves = True
+                found += [tensor for _, tensor in kept_away(module)]
+        return [tensor for tensor in found if tensor is not None]
 
     def _name(self, tensor: torch.Tensor) -> str:
         """The path of the weight in whose memory a tensor lives."""
@@ -152,7 +152,7 @@ class Weights:
         if value.requires_grad or not torch.is_grad_enabled():
             return
         whole = value if value._base is None else value._base
-        if any(whole is own for module in self._own_modules() for own in self._of(module)):
+        if any(whole is own for own in self._tensors()):
             raise OperationError(
                 f"a gradient is asked for of {name}, or of a view of it, which requires none in this block",
                 remedy=f"ask for the gradient of model.{name} itself, unfrozen, or of a copy: .clone()",

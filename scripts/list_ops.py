@@ -26,7 +26,8 @@ VIEWS = set(
     "unflatten unfold unsafe_chunk unsafe_split unsafe_split_with_sizes unsqueeze view view_as view_as_complex "
     "view_as_real vsplit cuda float double half bfloat16 long int short bool byte char cdouble cfloat chalf cpu "
     "atleast_1d atleast_2d atleast_3d meshgrid dropout alpha_dropout dropout1d dropout2d dropout3d "
-    "feature_alpha_dropout feature_dropout nan_to_num block_diag T H mT mH sum_to_size pad".split()
+    "feature_alpha_dropout feature_dropout nan_to_num block_diag "
+    "conj_physical einsum cartesian_prod index T H mT mH sum_to_size pad".split()
 )
 RANDOM = set(
     "alpha_dropout bernoulli binomial dropout dropout1d dropout2d dropout3d feature_alpha_dropout feature_dropout "

@@ -226,3 +226,21 @@ def test_a_model_without_data_gives_its_parameters_without_data():
         weight = model.weight.save()
     assert weight.value.is_meta
     assert weight.shape == (2, 4)
+
+
+def test_a_weight_that_is_offloaded_to_memory_is_not_changed_in_place(tmp_path):
+    hf = split("cpu", tmp_path)
+    model, whole = LanguageModel(hf), tiny.hf_model("llama")
+    lines = (
+        lambda m: m.model.layers[1].mlp.down_proj.weight.zero_(),
+        lambda m: m.model.layers[1].mlp.down_proj.ops.linear[0].inputs[0][1].zero_(),
+        lambda m: m.model.layers[1].mlp.down_proj.ops.linear[0].inputs[0][1].mul_(m.model.norm.output.mean()),
+    )
+    for line in lines:
+        with pytest.raises(WriteError, match=r"down_proj\.weight is changed in place"), model.trace(IDS):
+            line(model)
+            model.output.save()
+        with model.trace(IDS):
+            logits = model.output.save()
+        torch.testing.assert_close(logits.logits, whole(IDS).logits.detach())
+        assert all(parameter.is_meta for parameter in hf.parameters())

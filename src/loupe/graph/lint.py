@@ -25,6 +25,11 @@ def lint(graph: Graph) -> None:
             raise _broken(node, f"node %{place} is of the unknown kind {node.kind!r}", f"use one of {', '.join(KINDS)}")
         if node.kind in ("read", "write") and not _is_site(node.target):
             raise _broken(node, f"node %{place} does not name a site", "give it a Site")
+        if (
+            node.kind in ("parameter", "set_parameter", "call", "given", "save", "cache")
+            and type(node.target) is not str
+        ):
+            raise _broken(node, f"node %{place} ({node.kind}) names nothing", "give it a path, or a name")
         _check_arguments(graph, node)
         if node.kind == "apply" and not is_portable(node.target) and node.target not in graph.functions:
             raise _broken(

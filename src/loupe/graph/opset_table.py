@@ -7,42 +7,42 @@ TABLE: dict[str, dict[str, str]] = {
             addmv addr affine_grid_generator all allclose amax amin aminmax angle any arccos arccosh arcsin
             arcsinh arctan arctan2 arctanh argmax argmin argsort argwhere asin asinh atan atan2 atanh
             avg_pool1d baddbmm bilinear binary_cross_entropy_with_logits bincount bitwise_and
-            bitwise_left_shift bitwise_not bitwise_or bitwise_right_shift bitwise_xor bmm bucketize
-            cartesian_prod cat cdist ceil celu chain_matmul channel_shuffle cholesky cholesky_inverse
-            cholesky_solve choose_qparams_optimized clamp clamp_max clamp_min clip clone column_stack
-            combinations complex concat concatenate conj_physical constant_pad_nd conv1d conv2d conv3d
-            conv_transpose1d conv_transpose2d conv_transpose3d convolution copysign corrcoef cos cosh
-            cosine_embedding_loss cosine_similarity count_nonzero cov cross ctc_loss cummax cummin cumprod
-            cumsum cumulative_trapezoid deg2rad det diag diag_embed diagflat diagonal_scatter diff digamma
-            dist div divide dot dstack einsum embedding embedding_bag empty_like eq equal erf erfc erfinv
-            exp exp2 expm1 fix flip fliplr flipud float_power floor floor_divide fmax fmin fmod frac frexp
-            frobenius_norm full_like gather gcd ge geqrf ger gradient greater greater_equal grid_sampler
-            grid_sampler_2d grid_sampler_3d group_norm gt hardshrink heaviside hinge_embedding_loss histc
-            histogram histogramdd hstack hypot i0 igamma igammac index_add index_copy index_fill index_put
-            index_reduce index_select inner instance_norm inverse is_complex is_conj is_floating_point
-            is_neg is_same_size is_signed isclose isfinite isin isinf isnan isneginf isposinf isreal istft
-            kl_div kron kthvalue layer_norm lcm ldexp le lerp less less_equal lgamma log log10 log1p log2
-            log_softmax logaddexp logaddexp2 logcumsumexp logdet logical_and logical_not logical_or
-            logical_xor logit logsumexp lt lu lu_solve lu_unpack margin_ranking_loss masked_fill
-            masked_scatter masked_select matmul matrix_exp matrix_power max max_pool1d
-            max_pool1d_with_indices max_pool2d max_pool3d maximum mean median min minimum mm mode msort mul
-            multiply mv mvlgamma nanmean nanmedian nanquantile nansum ne neg negative nextafter nonzero
-            nonzero_static norm norm_except_dim not_equal nuclear_norm numel ones_like orgqr ormqr outer
-            pairwise_distance pca_lowrank pdist pinverse pixel_shuffle pixel_unshuffle poisson_nll_loss
-            polar polygamma pow prelu prod put qr quantile rad2deg reciprocal relu remainder renorm
-            repeat_interleave rms_norm roll rot90 round row_stack rsqrt rsub scatter scatter_add
-            scatter_reduce searchsorted select_scatter selu sgn sigmoid sign signbit sin sinc sinh
-            slice_scatter slogdet softmax sort sqrt square sspaddmm stack std std_mean stft sub subtract sum
-            svd svd_lowrank take take_along_dim tan tanh tensordot threshold tile topk trace trapezoid trapz
-            triangular_solve tril triplet_margin_loss triu true_divide trunc unique unique_consecutive
-            unravel_index var var_mean vdot vstack where xlogy zeros_like
+            bitwise_left_shift bitwise_not bitwise_or bitwise_right_shift bitwise_xor bmm bucketize cat
+            cdist ceil celu chain_matmul channel_shuffle cholesky cholesky_inverse cholesky_solve
+            choose_qparams_optimized clamp clamp_max clamp_min clip clone column_stack combinations complex
+            concat concatenate constant_pad_nd conv1d conv2d conv3d conv_transpose1d conv_transpose2d
+            conv_transpose3d convolution copysign corrcoef cos cosh cosine_embedding_loss cosine_similarity
+            count_nonzero cov cross ctc_loss cummax cummin cumprod cumsum cumulative_trapezoid deg2rad det
+            diag diag_embed diagflat diagonal_scatter diff digamma dist div divide dot dstack embedding
+            embedding_bag empty_like eq equal erf erfc erfinv exp exp2 expm1 fix flip fliplr flipud
+            float_power floor floor_divide fmax fmin fmod frac frexp frobenius_norm full_like gather gcd ge
+            geqrf ger gradient greater greater_equal grid_sampler grid_sampler_2d grid_sampler_3d group_norm
+            gt hardshrink heaviside hinge_embedding_loss histc histogram histogramdd hstack hypot i0 igamma
+            igammac index_add index_copy index_fill index_put index_reduce index_select inner instance_norm
+            inverse is_complex is_conj is_floating_point is_neg is_same_size is_signed isclose isfinite isin
+            isinf isnan isneginf isposinf isreal istft kl_div kron kthvalue layer_norm lcm ldexp le lerp
+            less less_equal lgamma log log10 log1p log2 log_softmax logaddexp logaddexp2 logcumsumexp logdet
+            logical_and logical_not logical_or logical_xor logit logsumexp lt lu lu_solve lu_unpack
+            margin_ranking_loss masked_fill masked_scatter masked_select matmul matrix_exp matrix_power max
+            max_pool1d max_pool1d_with_indices max_pool2d max_pool3d maximum mean median min minimum mm mode
+            msort mul multiply mv mvlgamma nanmean nanmedian nanquantile nansum ne neg negative nextafter
+            nonzero nonzero_static norm norm_except_dim not_equal nuclear_norm numel ones_like orgqr ormqr
+            outer pairwise_distance pca_lowrank pdist pinverse pixel_shuffle pixel_unshuffle
+            poisson_nll_loss polar polygamma pow prelu prod put qr quantile rad2deg reciprocal relu
+            remainder renorm repeat_interleave rms_norm roll rot90 round row_stack rsqrt rsub scatter
+            scatter_add scatter_reduce searchsorted select_scatter selu sgn sigmoid sign signbit sin sinc
+            sinh slice_scatter slogdet softmax sort sqrt square sspaddmm stack std std_mean stft sub
+            subtract sum svd svd_lowrank take take_along_dim tan tanh tensordot threshold tile topk trace
+            trapezoid trapz triangular_solve tril triplet_margin_loss triu true_divide trunc unique
+            unique_consecutive unravel_index var var_mean vdot vstack where xlogy zeros_like
         """,
         "view": """
-            adjoint atleast_1d atleast_2d atleast_3d block_diag broadcast_tensors broadcast_to chunk conj
-            detach diagonal dsplit flatten hsplit imag meshgrid moveaxis movedim nan_to_num narrow permute
-            positive ravel real reshape resolve_conj resolve_neg select split split_with_sizes squeeze
-            swapaxes swapdims t tensor_split transpose unbind unflatten unsafe_chunk unsafe_split
-            unsafe_split_with_sizes unsqueeze view_as_complex view_as_real vsplit
+            adjoint atleast_1d atleast_2d atleast_3d block_diag broadcast_tensors broadcast_to
+            cartesian_prod chunk conj conj_physical detach diagonal dsplit einsum flatten hsplit imag
+            meshgrid moveaxis movedim nan_to_num narrow permute positive ravel real reshape resolve_conj
+            resolve_neg select split split_with_sizes squeeze swapaxes swapdims t tensor_split transpose
+            unbind unflatten unsafe_chunk unsafe_split unsafe_split_with_sizes unsqueeze view_as_complex
+            view_as_real vsplit
         """,
         "random": """
             alpha_dropout bernoulli binomial dropout feature_alpha_dropout feature_dropout multinomial
@@ -111,15 +111,15 @@ TABLE: dict[str, dict[str, str]] = {
             aminmax angle any arccos arccosh arcsin arcsinh arctan arctan2 arctanh argmax argmin argsort
             argwhere asin asinh atan atan2 atanh baddbmm bincount bitwise_and bitwise_left_shift bitwise_not
             bitwise_or bitwise_right_shift bitwise_xor bmm ceil cholesky cholesky_inverse cholesky_solve
-            clamp clamp_max clamp_min clip clone conj_physical copysign corrcoef cos cosh count_nonzero cov
-            cross cummax cummin cumprod cumsum deg2rad det diag diag_embed diagflat diagonal_scatter diff
-            digamma dim dist div divide dot element_size eq equal erf erfc erfinv exp exp2 expm1 fix flip
-            fliplr flipud float_power floor floor_divide fmax fmin fmod frac frexp gather gcd ge geqrf ger
-            greater greater_equal gt hardshrink heaviside histc histogram hypot i0 igamma igammac index
-            index_add index_copy index_fill index_put index_reduce index_select inner inverse is_complex
-            is_conj is_contiguous is_floating_point is_neg is_same_size is_signed isclose isfinite isinf
-            isnan isneginf isposinf isreal istft kron kthvalue lcm ldexp le lerp less less_equal lgamma log
-            log10 log1p log2 log_softmax logaddexp logaddexp2 logcumsumexp logdet logical_and logical_not
+            clamp clamp_max clamp_min clip clone copysign corrcoef cos cosh count_nonzero cov cross cummax
+            cummin cumprod cumsum deg2rad det diag diag_embed diagflat diagonal_scatter diff digamma dim
+            dist div divide dot element_size eq equal erf erfc erfinv exp exp2 expm1 fix flip fliplr flipud
+            float_power floor floor_divide fmax fmin fmod frac frexp gather gcd ge geqrf ger greater
+            greater_equal gt hardshrink heaviside histc histogram hypot i0 igamma igammac index_add
+            index_copy index_fill index_put index_reduce index_select inner inverse is_complex is_conj
+            is_contiguous is_floating_point is_neg is_same_size is_signed isclose isfinite isinf isnan
+            isneginf isposinf isreal istft kron kthvalue lcm ldexp le lerp less less_equal lgamma log log10
+            log1p log2 log_softmax logaddexp logaddexp2 logcumsumexp logdet logical_and logical_not
             logical_or logical_xor logit logsumexp lt lu lu_solve masked_fill masked_scatter masked_select
             matmul matrix_exp matrix_power max maximum mean median min minimum mm mode msort mul multiply mv
             mvlgamma nanmean nanmedian nanquantile nansum ndimension ne neg negative nelement new_empty
@@ -132,12 +132,12 @@ TABLE: dict[str, dict[str, str]] = {
             where xlogy
         """,
         "view": """
-            adjoint bfloat16 bool broadcast_to byte cdouble cfloat chalf char chunk conj contiguous cpu cuda
-            detach diagonal double dsplit expand expand_as flatten float half hsplit int long moveaxis
-            movedim nan_to_num narrow permute positive ravel reshape reshape_as resolve_conj resolve_neg
-            select short split split_with_sizes squeeze sum_to_size swapaxes swapdims t tensor_split to
-            transpose type type_as unbind unflatten unfold unsafe_chunk unsafe_split unsafe_split_with_sizes
-            unsqueeze view view_as vsplit
+            adjoint bfloat16 bool broadcast_to byte cdouble cfloat chalf char chunk conj conj_physical
+            contiguous cpu cuda detach diagonal double dsplit expand expand_as flatten float half hsplit
+            index int long moveaxis movedim nan_to_num narrow permute positive ravel reshape reshape_as
+            resolve_conj resolve_neg select short split split_with_sizes squeeze sum_to_size swapaxes
+            swapdims t tensor_split to transpose type type_as unbind unflatten unfold unsafe_chunk
+            unsafe_split unsafe_split_with_sizes unsqueeze view view_as vsplit
         """,
         "inplace": """
             abs_ absolute_ acos_ acosh_ add_ addbmm_ addcdiv_ addcmul_ addmm_ addmv_ addr_ arccos_ arccosh_

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from loupe.graph.node import Const, Event, Node, Ref, collect_refs, is_within
-from loupe.graph.opset import effect_of
+from loupe.graph.opset import changed_by, effect_of
 
 if TYPE_CHECKING:
     from loupe.graph.graph import Graph
@@ -94,8 +94,8 @@ def _roots_of_result(
         return used | fresh
     effect = effect_of(node.target)
     if effect in ("view", "inplace"):
-        return _roots_of_argument(node.args[0] if node.args else node.kwargs.get("input"), roots) or fresh
-    if effect == "unknown" or "out" in node.kwargs or node.kwargs.get("inplace"):
+        return _roots_of_argument(node.args[0] if node.args else node.kwargs.get("input"), roots) or used or fresh
+    if effect in ("unknown", "random") or changed_by(node.target, node.args, node.kwargs):  # dropout may do nothing
         return used | fresh
     return fresh
 
@@ -106,10 +106,7 @@ def _changes(graph: Graph, node: Node, changing: Collection[str]) -> bool:
         return node.target in changing
     if node.kind != "apply":
         return False
-    kwargs = node.kwargs
-    return (
-        effect_of(node.target) == "inplace" or is_opaque(graph, node) or "out" in kwargs or bool(kwargs.get("inplace"))
-    )
+    return bool(changed_by(node.target, node.args, node.kwargs)) or is_opaque(graph, node)
 
 
 def is_opaque(graph: Graph, node: Node) -> bool:
@@ -127,11 +124,8 @@ def is_opaque(graph: Graph, node: Node) -> bool:
 def _mutated_roots(node: Node, roots: list[frozenset[Root]], used: frozenset[Root]) -> frozenset[Root]:
     if node.kind == "call":
         return used
-    if effect_of(node.target) == "inplace" or node.kwargs.get("inplace"):
-        return _roots_of_argument(node.args[0] if node.args else node.kwargs.get("input"), roots)
-    if "out" in node.kwargs:
-        return _roots_of_argument(node.kwargs["out"], roots)
-    return used
+    changed = changed_by(node.target, node.args, node.kwargs)
+    return _roots_of_argument(changed, roots) if changed else used
 
 
 def needed(graph: Graph, memory: Memory, wanted: Iterable[int]) -> frozenset[int]:
@@ -167,8 +161,8 @@ def needed(graph: Graph, memory: Memory, wanted: Iterable[int]) -> frozenset[int
     return frozenset(found)
 
 
-def first_refs(node: Node) -> list[int]:
-    """The nodes referred to in the first argument, where an in-place operation finds what it changes."""
+def changed_refs(node: Node) -> list[int]:
+    """The nodes referred to in the arguments that an operation changes in place."""
     found: list[int] = []
-    collect_refs(node.kwargs["out"] if "out" in node.kwargs else node.args[0] if node.args else None, found)
+    collect_refs(changed_by(node.target, node.args, node.kwargs), found)
     return found

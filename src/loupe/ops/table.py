@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from loupe.errors import GraphError, nearest
-from loupe.graph.opset import OPSET, TENSOR_ATTRIBUTES, TENSOR_METHODS
+from loupe.graph.opset import OBJECT_METHODS, OPSET, TENSOR_ATTRIBUTES, TENSOR_METHODS
 from loupe.ops.gradients import require_grad, retain_grad
 from loupe.ops.views import (
     first_input,
@@ -38,12 +38,23 @@ _SPACES: MappingProxyType[str, Any] = MappingProxyType(
 
 
 def _call_method(value: Any, name: str, *args: Any, **kwargs: Any) -> Any:
+    if name not in OBJECT_METHODS:
+        raise GraphError(f"no method {name!r} is allowed in a graph", remedy=nearest(name, sorted(OBJECT_METHODS)))
     return getattr(value, name)(*args, **kwargs)
+
+
+def _getattr(value: Any, name: str) -> Any:
+    if isinstance(value, torch.nn.Module) or name.startswith("_"):
+        raise GraphError(
+            f"the attribute {name!r} of a {type(value).__name__} is none of a graph's",
+            remedy="name a module's parameters and buffers by their paths; leave out what begins with _",
+        )
+    return getattr(value, name)
 
 
 _OWN: dict[str, Callable[..., Any]] = {
     "operator.divmod": divmod,
-    "python.getattr": getattr,
+    "python.getattr": _getattr,
     "python.call_method": _call_method,
     "loupe.hidden_states": hidden_states,
     "loupe.with_hidden_states": with_hidden_states,

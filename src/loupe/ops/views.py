@@ -147,6 +147,10 @@ def with_item(value: Any, key: Any, item: Any) -> Any:
     if isinstance(value, tuple):
         items = [*value[:key], item, *value[key + 1 :]] if key != -1 else [*value[:-1], item]
         return type(value)(*items) if hasattr(value, "_fields") else type(value)(items)
+    if isinstance(value, torch.Tensor):
+        changed = value.clone()
+        changed[key] = item
+        return changed
     changed = copy.copy(value)
     if isinstance(key, int) and not isinstance(value, list) and key not in value:
         key = list(value)[key]  # a model output counts its fields

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 from typing import Any, Protocol
 
 import torch
 
-from loupe.errors import Line, OrderError, OverwrittenWarning, RowsError, WriteError
-from loupe.graph.node import Event, Node, collect_refs
-from loupe.graph.passes import is_opaque
+from loupe.errors import Line, OrderError, OverwrittenWarning, RowsError
+from loupe.graph.node import Event, Node
+from loupe.graph.opset import TRACKING, changed_by
+from loupe.graph.passes import changed_refs, is_opaque
 from loupe.runtime.plan import Plan
-from loupe.runtime.tensors import map_tensors, share_memory, storages_of, tensors_in, version_of
+from loupe.runtime.tensors import agree, map_tensors, share_memory, storages_of, tensors_in, version_of
+from loupe.runtime.weights import Arguments, Weights, is_changed
 
 
 class Tap(Protocol):
@@ -35,9 +37,6 @@ class Tap(Protocol):
         ...
 
 
-Arguments = tuple[list[Any], dict[str, Any]]
-
-
 @dataclass(slots=True)
 class Aliasing:
     """Knows which values of a run live in one memory; shares the tables of the interpreter that it belongs to.
@@ -51,7 +50,7 @@ class Aliasing:
     done: set[int]
     taps: Sequence[Tap]
     parameter: Callable[[str], Any]
-    weights: Callable[[], Mapping[int, torch.Tensor]]
+    weights: Weights
     snapshots: dict[int, dict[int, Any]] = field(default_factory=dict)
     _pending: int = 0
     _saved: dict[int, list[str]] = field(default_factory=dict)
@@ -61,16 +60,15 @@ class Aliasing:
         """Run a node that may change its arguments in place."""
         if node.kind == "call" or is_opaque(plan.graph, node):
             return self._apply_opaque(plan, node, arguments, run)
-        found: list[int] = []
-        collect_refs(node.kwargs["out"] if "out" in node.kwargs else node.args[:1] or node.kwargs.get("input"), found)
-        changed = [self.values.get(ref) for ref in found]
+        self._check_weights(plan, node, arguments)
+        changed = [self.values.get(ref) for ref in changed_refs(node)]
         storages = storages_of(changed)
         if storages:
-            self._check_parameters(plan, node, storages)
             self._check_sites(plan, node, storages, storages_of([v for v in changed if isinstance(v, torch.Tensor)]))
             self._snapshot_earlier_readers(plan, node, storages)
         before = self._saved_before(plan, node, storages)
-        result = run(arguments)
+        known = node.target not in plan.graph.functions
+        result = run(arguments) if known else self.weights.spare(node, arguments, run)
         _warn_overwritten(node, before)
         return result
 
@@ -79,51 +77,38 @@ class Aliasing:
         storages = storages_of(arguments)
         self._snapshot_earlier_readers(plan, node, storages)
         before = self._saved_before(plan, node, storages)
-        arguments, copies = self._without_parameters(plan, node, arguments)
-        versions = [(tensor, version_of(tensor)) for tensor in tensors_in(arguments)]
-        result = run(arguments)
-        changed = [tensor for tensor, version in versions if version_of(tensor) != version]
-        if changed:
-            for copy, name in copies:
-                if any(tensor is copy for tensor in changed):
-                    raise _parameter_changed(name, node)
-            storages = storages_of(changed)
-            self._check_sites(plan, node, storages, storages)
+
+        def watched(arguments: Arguments) -> Any:
+            versions = [(tensor, version_of(tensor)) for tensor in tensors_in(arguments)]
+            result = run(arguments)
+            changed = storages_of([tensor for tensor, version in versions if version_of(tensor) != version])
+            if changed:
+                self._check_sites(plan, node, changed, changed)
+            return result
+
+        result = self.weights.spare(node, arguments, watched)
         _warn_overwritten(node, before)
         return result
 
     # -- what may be changed -------------------------------------------------------------------------------------------
 
-    def _parameters(self, plan: Plan, node: Node) -> list[Node]:
-        roots = [plan.graph[index] for kind, index in sorted(plan.memory.mutates[node.id]) if kind == "node"]
-        return [root for root in roots if root.kind == "parameter"]
-
-    def _check_parameters(self, plan: Plan, node: Node, storages: set[int]) -> None:
-        for root in self._parameters(plan, node):
-            if share_memory(self.parameter(root.target), storages):
-                raise _parameter_changed(root.target, node)
-        came_in = any(
-            kind == "node" and plan.graph[index].kind == "given" for kind, index in plan.memory.mutates[node.id]
-        )
-        if came_in and any(share_memory(weight, storages) for weight in self.weights().values()):
-            raise _parameter_changed("weight", node)
-
-    def _without_parameters(
-        self, plan: Plan, node: Node, arguments: Arguments
-    ) -> tuple[Arguments, list[tuple[torch.Tensor, str]]]:
-        """Arguments with copies in place of the model's parameters, and whose copies they are."""
-        copies: list[tuple[torch.Tensor, str]] = []
-        for root in self._parameters(plan, node):
-            own = storages_of(self.parameter(root.target))
-
-            def copied(tensor: torch.Tensor, own: set[int] = own, name: str = root.target) -> torch.Tensor:
-                if not share_memory(tensor, own):
-                    return tensor
-                copies.append((tensor.clone(), name))
-                return copies[-1][0]
-
-            arguments = map_tensors(arguments, copied)
-        return arguments, copies
+    def _check_weights(self, plan: Plan, node: Node, arguments: Arguments) -> None:
+        """A weight of the model stays as it is; one that an edit has set is read anew for each block, and stays too."""
+        args, kwargs = arguments
+        changed = changed_by(node.target, args, kwargs)
+        if node.target in TRACKING:
+            tracked = bool(args[1] if len(args) > 1 else kwargs.get("tracked", True))
+            for value in changed:
+                self.weights.track(node, value, tracked=tracked)
+            return
+        if kwargs.get("out") is not None:
+            changed = list(tensors_in(changed))
+        self.weights.refuse(node, changed)
+        storages = storages_of(changed)
+        for root in (plan.graph[index] for kind, index in plan.memory.mutates[node.id] if kind == "node"):
+            own = root.kind == "parameter" and self.weights.is_own_path(root.target)
+            if own and share_memory(self.parameter(root.target), storages):
+                raise is_changed(root.target, node)
 
     def _check_sites(self, plan: Plan, node: Node, storages: set[int], tensors: set[int]) -> None:
         """A tensor of the model may be changed only while the model has not gone on with it, and in one's own rows."""
@@ -181,14 +166,6 @@ class Aliasing:
         ]
 
 
-def _parameter_changed(name: str, node: Node) -> WriteError:
-    return WriteError(
-        f"the model's own {name} is changed in place, which would outlast the block",
-        remedy=f"change a copy of it: {name.rpartition('.')[2]}.clone(); or change the model for good in model.edit()",
-        line=node.line,
-    )
-
-
 def _warn_overwritten(node: Node, before: list[tuple[Node, Any, Any]]) -> None:
     for saved, value, old in before:
         if _same(value, old):
@@ -206,7 +183,4 @@ def _warn_overwritten(node: Node, before: list[tuple[Node, Any, Any]]) -> None:
 
 
 def _same(now: Any, before: Any) -> bool:
-    return all(
-        torch.equal(a, b) or bool(((a == b) | ((a != a) & (b != b))).all())
-        for a, b in zip(tensors_in(now), tensors_in(before), strict=True)
-    )
+    return all(agree(a, b) for a, b in zip(tensors_in(now), tensors_in(before), strict=True))

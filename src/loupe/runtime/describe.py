@@ -7,19 +7,21 @@ from contextlib import nullcontext
 from typing import Any
 
 import torch
+from torch import nn
 
 from loupe.errors import LoupeError
 from loupe.graph.graph import Graph
 from loupe.graph.node import Const, Node, Ref, map_argument
 from loupe.graph.opset import effect_of
-from loupe.graph.passes import first_refs
+from loupe.graph.passes import changed_refs
 from loupe.graph.steps import LAST_STEP
 from loupe.ops.modes import in_modes
 from loupe.ops.table import function_of
 from loupe.ops.views import first_input
 from loupe.runtime.batching import Axes, Rows, narrow
+from loupe.runtime.lookup import module_named, tensor_named
 from loupe.runtime.meta import MetaMode, Scan, Scanner, to_meta
-from loupe.runtime.tensors import tensors_in
+from loupe.runtime.tensors import map_tensors, tensors_in
 
 
 class Undescribed(Exception):
@@ -71,15 +73,14 @@ class Describer:
         if node.kind == "given":
             return to_meta(self._given(node.target))
         if node.kind == "parameter":
-            owner, _, name = node.target.rpartition(".")
-            return getattr(self._scanner.twin_module(owner), name)
+            return _apart(tensor_named(self._scanner.twin_module, node.target))
         if node.kind == "call":
-            return self._scanner.twin_module(node.target)(*args, **kwargs)
+            return module_named(self._scanner.twin_module, node.target)(*args, **kwargs)
         if node.target == LAST_STEP:
             raise Undescribed("only a run tells which step is the last")
         if node.target in self._graph.functions:
             raise Undescribed(f"{node.target} is a function of the user's")
-        if effect_of(node.target) == "inplace" and not first_refs(node):
+        if effect_of(node.target) == "inplace" and not changed_refs(node):
             return args[0]  # a tensor of the user's own is not touched before the run
         with nullcontext() if node.modes is None else in_modes(node.modes):
             return function_of(node.target)(*args, **kwargs)
@@ -109,7 +110,7 @@ class Describer:
             self._check_shape_kept(earlier, scan, rows, axes)
         if site.event not in scan.values:
             raise Undescribed(f"{site} was not reached without data: {scan.error}")
-        value = scan.values[site.event]
+        value = map_tensors(scan.values[site.event], _apart)
         if not rows.covers_all(node.invoke):
             assert node.invoke is not None
             value = narrow(value, axes.of(site.event), rows, node.invoke, site.event)
@@ -127,3 +128,9 @@ class Describer:
             return  # rows of one prompt keep their shape, or the write is refused
         if [t.shape for t in tensors_in(now)] != [t.shape for t in tensors_in(before)]:
             raise Undescribed(f"{write.site} is replaced by a value of another shape")
+
+
+def _apart(tensor: torch.Tensor) -> torch.Tensor:
+    """A tensor of the scan for lines that may change it: the next block has the same scan, and the same twin."""
+    own = tensor.detach() if tensor.is_meta else tensor.detach().clone()
+    return nn.Parameter(own, tensor.requires_grad) if isinstance(tensor, nn.Parameter) else own

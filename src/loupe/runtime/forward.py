@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Generator
+from collections.abc import Callable, Collection, Generator, Iterable
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import replace
 from typing import Any
@@ -22,6 +22,7 @@ from loupe.runtime.gradients import WITHOUT_CHECKPOINT
 from loupe.runtime.host import Batch, Host
 from loupe.runtime.interpreter import Interpreter, Surroundings
 from loupe.runtime.leaves import Leaves
+from loupe.runtime.lookup import place_of
 from loupe.runtime.offloaded import parameter_at, send_away
 from loupe.runtime.plain import set_plain
 from loupe.runtime.plan import Plan
@@ -29,6 +30,7 @@ from loupe.runtime.rows import RowsFirst
 from loupe.runtime.taps import OpenSite, OpenSkip, Taps
 from loupe.runtime.tensors import map_tensors, share_memory, storages_of, summary, tensors_in
 from loupe.runtime.tree import Tree
+from loupe.runtime.weights import Weights, as_before
 from loupe.runtime.worker import PausedCall
 
 _NOTHING_TO_SET: AbstractContextManager[None] = nullcontext()
@@ -85,7 +87,8 @@ class Pass:
         self._set_aside: list[tuple[dict[str, Any], str, Any]] = []
         self._weights_asked: frozenset[str] | None = frozenset()
         self._leaves = Leaves(modules, attached, given, collects=collects)
-        self._taps = Taps(modules, self._visit, self._refuse_second_run)
+        self._memory = Weights(modules, attached, self._set_aside)
+        self._taps = Taps(modules, self._visit, self._refuse_second_run, self._keep_weight)
         self.interpreter = Interpreter(
             Surroundings(
                 modules,
@@ -95,6 +98,7 @@ class Pass:
                 self._calling,
                 self._stand_at,
                 self._leaves.weights,
+                self._memory,
             ),
             keep_values=pausable,
         )
@@ -321,6 +325,14 @@ class Pass:
                     line=node.line,
                 )
 
+    def _keep_weight(self, events: Iterable[Event], tensor: torch.Tensor) -> None:
+        """What a block makes of an operation that the model does in place goes into a tensor; not into a weight."""
+        if self._memory.is_in(tensor):
+            plan = self._plan
+            assert plan is not None
+            nodes = [plan.graph[node] for event in events for node in plan.gates.get(event, ())]
+            self._memory.refuse(next((node for node in nodes if node.kind == "write"), nodes[0]), [tensor])
+
     def _stand_at(self, *sites: Tap) -> None:
         """Open the sites of one value, do what is due, stand still where the block asks for it, and close them."""
         self._open.extend(sites)
@@ -388,9 +400,7 @@ class Pass:
 
     def _set_parameter(self, node: Node, value: Any) -> None:
         """Let the model run with another parameter; the model's own is put back when the pass ends."""
-        owner, _, name = node.target.rpartition(".")
-        module = self._modules(owner)
-        own = module._parameters if name in module._parameters else module._buffers
+        own, name = place_of(self._modules, node.target)
         before = own[name]
         if self._calling_host:
             raise OrderError(
@@ -410,8 +420,8 @@ class Pass:
                 remedy="load the model with a device_map that keeps this module on a device",
                 line=node.line,
             )
+        new: Any = self._memory.apart(value.to(device=before.device, dtype=before.dtype), ())
         self._set_aside.append((own, name, before))
-        new: Any = value.to(device=before.device, dtype=before.dtype)
         own[name] = new
 
     def _exchange_parameters(self, *, back: bool = False) -> None:
@@ -426,7 +436,7 @@ class Pass:
     def _calling(self, node: Node) -> Generator[None]:
         """A call that the block makes has no sites, unless the module is attached: then all rows there are its own."""
         if not is_within(node.target, self._attached):
-            with self._taps.silence():
+            with self._taps.silence(), as_before(self._modules(node.target)):
                 yield
             return
         outer = self._rows

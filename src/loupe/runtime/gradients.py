@@ -13,6 +13,7 @@ from loupe.ops.gradients import Pin, Slice, arrival_of, hook_on, keep_gradient, 
 from loupe.runtime.leaves import leaves_of
 from loupe.runtime.plan import Plan
 from loupe.runtime.tensors import summary, tensors_in
+from loupe.runtime.weights import Weights
 
 WITHOUT_CHECKPOINT = "call that part without torch.utils.checkpoint while the block runs"
 _REMEDIES = {
@@ -95,7 +96,7 @@ class OpenGradient:
         return False
 
 
-def ask(node: Node, value: Any) -> None:
+def ask(node: Node, value: Any, weights: Weights) -> None:
     """Let a gradient come to the value of a node, although nothing before it may ask for any.
 
     Raises OperationError for what has none: a weight that is frozen, a value that is no tensor.
@@ -117,6 +118,7 @@ def ask(node: Node, value: Any) -> None:
     if node.kind == "apply" and node.target in ("Tensor.detach", "torch.detach"):
         value.requires_grad_(True)  # it shares memory with a tensor of the model, whose history is to stay as it is
     elif value.is_floating_point() or value.is_complex():
+        weights.track(node, value)
         let_through(value)
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from loupe.graph.node import Node
-from loupe.graph.passes import Root, first_refs, is_opaque
+from loupe.graph.passes import Root, changed_refs, is_opaque
 from loupe.ops.gradients import arrival_of
 from loupe.runtime.plan import Plan
 from loupe.runtime.tensors import share_memory, storages_of
@@ -46,7 +46,7 @@ class History:
 
     def _pin(self, plan: Plan, node: Node) -> None:
         """A change in place gives a whole tensor another history: rows of other prompts keep to the one they had."""
-        refs = node.refs() if is_opaque(plan.graph, node) or node.kind == "call" else first_refs(node)
+        refs = node.refs() if is_opaque(plan.graph, node) or node.kind == "call" else changed_refs(node)
         storages = storages_of([self._values.get(ref) for ref in refs])
         for place, value in self._values.items():
             rows = arrival_of(value) if isinstance(value, torch.Tensor) else None

@@ -23,14 +23,16 @@ from loupe.runtime.gradients import ask, run_backward
 from loupe.runtime.history import History
 from loupe.runtime.missed import late_write
 from loupe.runtime.plan import Plan, waits_for_pass
-from loupe.runtime.tensors import summary
+from loupe.runtime.tensors import summary, tensors_in
+from loupe.runtime.weights import Weights
 
 
 @dataclass(frozen=True, slots=True)
 class Surroundings:
     """What nodes need beside values: the model's modules and parameters, and what surrounds a call of a module.
 
-    `weights` gives the model's own parameters by their ids, `visit` opens sites that open together.
+    `weights` gives the model's own parameters by their ids, `memory` keeps these as they are, `visit` opens sites that
+    open together.
     """
 
     module: Callable[[str], Any]
@@ -40,6 +42,7 @@ class Surroundings:
     calling: Callable[[Node], AbstractContextManager[None]]
     visit: Callable[..., None]
     weights: Callable[[], Mapping[int, torch.Tensor]]
+    memory: Weights
 
 
 class Interpreter:
@@ -66,8 +69,9 @@ class Interpreter:
         self._ready: list[int] = []
         self._gate_open: set[int] = set()
         self._taps: list[Tap] = []
+        self._weights = surroundings.memory
         self._aliasing = Aliasing(
-            self.values, self.results, self.done, self._taps, surroundings.parameter, surroundings.weights
+            self.values, self.results, self.done, self._taps, surroundings.parameter, self._weights
         )
         self._snapshots = self._aliasing.snapshots
         self._history = History(self.values)
@@ -157,7 +161,7 @@ class Interpreter:
         node = plan.graph.nodes[node_id]
         value = _KINDS[node.kind](self, node)
         if node_id in plan.differentiated:
-            ask(node, value)
+            ask(node, value, self._weights)
         self.values[node_id] = value
         self.done.add(node_id)
         self.wanted.discard(node_id)
@@ -194,6 +198,7 @@ class Interpreter:
         """Let go of all values."""
         for held in (self.values, self.results, self._snapshots, self._taps):
             held.clear()
+        self._weights.forget()
 
     def pending_events(self) -> list[Event]:
         """The moments that nodes still wait for."""
@@ -213,7 +218,11 @@ class Interpreter:
         if node.site.port == "skip" and node.id in self.plan.constants:
             device = device_of_module(self.surroundings.module(node.site.path))
             value = value if device is None else self._devices.brought(node.args[0], value, device)
-        self._tap_of(node).write(node, value)
+        tap = self._tap_of(node)
+        if node.gradient_of is None and self._weights.is_in(value):
+            there = () if node.site.port == "skip" else {id(tensor) for tensor in tensors_in(tap.read(node))}
+            value = self._weights.apart(value, there)
+        tap.write(node, value)
         return value
 
     def _tap_of(self, node: Node) -> Tap:
@@ -298,6 +307,8 @@ class Interpreter:
     ) -> Any:
         if node.id in plan.memory.mutates:
             return self._aliasing.apply(plan, node, (args, kwargs), lambda a: function(*a[0], **a[1]))
+        if node.kind == "call" or node.target in plan.graph.functions:
+            return self._weights.spare(node, (args, kwargs), lambda a: function(*a[0], **a[1]))
         return function(*args, **kwargs)
 
     # -- arguments -----------------------------------------------------------------------------------------------------

@@ -12,6 +12,7 @@ from torch import nn
 from loupe.graph.node import constants_in, is_within
 from loupe.graph.opset import TRACKING
 from loupe.runtime.host import Batch
+from loupe.runtime.lookup import tensor_named
 from loupe.runtime.plan import Plan
 from loupe.runtime.tensors import tensors_in
 
@@ -104,8 +105,7 @@ class Leaves:
     def tracked(self, asked: frozenset[str] | None) -> Generator[None]:
         """Track gradients for a while, and let other weights than the asked ones require none."""
         if asked is not None:
-            places = [path.rpartition(".") for path in asked]
-            wanted = {id(getattr(self._modules(owner), name)) for owner, _, name in places}
+            wanted = {id(tensor_named(self._modules, path)) for path in asked}
             self._aside = [w for w in self.weights().values() if w.requires_grad and w.is_leaf and id(w) not in wanted]
         self.require(False)
         try:

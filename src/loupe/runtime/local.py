@@ -24,6 +24,7 @@ from loupe.runtime.describe import Describer, Undescribed
 from loupe.runtime.forward import Pass
 from loupe.runtime.given import Given, Opened
 from loupe.runtime.host import Batch, Host, Input
+from loupe.runtime.lookup import strictly, with_lines_of
 from loupe.runtime.meta import Scan, Scanner
 from loupe.runtime.missed import Missed, no_step
 from loupe.runtime.offloaded import devices_of
@@ -70,7 +71,7 @@ class LocalRun:
         self._given: Given = Opened(graph) if given is None else given
         self._came_in: dict[str, Any] = {}
         self._attached = attached
-        self._modules = modules
+        self._modules = strictly(modules)
         self._graph = graph
         graph.events = scanner.events
         self._scanner = scanner
@@ -156,8 +157,9 @@ class LocalRun:
         keep = set(range(len(flat.graph))) - flat.graph.users_of(
             self._failed
         )  # what has failed once is not tried again
-        plan = make_plan(flat.graph, wanted=[node], keep=keep, changing=self._changing())
-        self._proceed(plan, last=False)
+        with with_lines_of(flat.graph, self._modules):
+            plan = make_plan(flat.graph, wanted=[node], keep=keep, changing=self._changing())
+            self._proceed(plan, last=False)
         assert self._pass is not None
         if node not in self._pass.interpreter.done:
             raise self._missed().behind(plan, self._pass.interpreter.done, node)
@@ -182,7 +184,8 @@ class LocalRun:
             for event, other in stand_ins.items():
                 if event not in scan.values and other in scan.values:
                     scan.values[event] = scan.values[other]
-            return self._describer.describe(node, scan, Rows(batch.rows, batch.total), self._site_axes())
+            with with_lines_of(self._graph, self._modules):
+                return self._describer.describe(node, scan, Rows(batch.rows, batch.total), self._site_axes())
         except Undescribed:
             return self._reach(node) if steps is None else self._at_first_step(node)
 
@@ -255,11 +258,12 @@ class LocalRun:
                 raise InputError(
                     "the block has no input", remedy="pass a prompt to trace(...), or use tracer.invoke(prompt)"
                 )
-            graph = self._unrolled().graph
-            plan = self._scanner.plans.of(graph, changing=self._changing(), everything=self._scans)
-            if self._pass is not None and not plan.wanted and plan.live <= self._pass.interpreter.done:
-                return Outcome({})  # peeks were all that the block was about
-            self._proceed(plan, last=True)
+            with with_lines_of(self._graph, self._modules):
+                graph = self._unrolled().graph
+                plan = self._scanner.plans.of(graph, changing=self._changing(), everything=self._scans)
+                if self._pass is not None and not plan.wanted and plan.live <= self._pass.interpreter.done:
+                    return Outcome({})  # peeks were all that the block was about
+                self._proceed(plan, last=True)
             assert self._pass is not None
             interpreter = self._pass.interpreter
             if interpreter.stopped:

@@ -16,6 +16,7 @@ from torch.utils._pytree import tree_flatten, tree_map_only
 
 from loupe.graph.node import Event, Phase
 from loupe.runtime.host import Batch
+from loupe.runtime.lookup import module_named
 from loupe.runtime.offloaded import placements
 from loupe.runtime.ops_tap import Operation, calling_line, watching, without_taps
 from loupe.runtime.plain import named_parts, plainly, submodule
@@ -219,7 +220,7 @@ class Scanner:
 
             return act
 
-        return watching(self.twin_module(path), begin, [])
+        return watching(module_named(self.twin_module, path), begin, [])
 
 
 def _merge(known: list[Event], seen: Iterable[Event]) -> None:

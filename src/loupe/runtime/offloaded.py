@@ -9,12 +9,23 @@ import torch
 from torch import nn
 
 from loupe.errors import LoadError
+from loupe.runtime.lookup import tensor_named
 
 
 def placements(module: nn.Module) -> list[Any]:
     """The hooks with which accelerate brings a module's weights and inputs to a device; they are no torch hooks."""
     hook = module.__dict__.get("_hf_hook")
     return [] if hook is None else list(getattr(hook, "hooks", (hook,)))
+
+
+def kept_away(module: nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
+    """The weights, by path, that accelerate keeps while a module does not run; perhaps those of others too."""
+    for each in placements(module):
+        kept = getattr(each, "weights_map", None)
+        kept = getattr(kept, "dataset", kept)  # a part of it, by a prefix
+        kept = getattr(kept, "state_dict", kept)  # beside what is on disk
+        if isinstance(kept, dict):
+            yield from ((name, tensor) for name, tensor in kept.items() if isinstance(tensor, torch.Tensor))
 
 
 def devices_of(module: nn.Module, inherited: torch.device | None = None) -> Iterator[torch.device]:
@@ -45,12 +56,12 @@ def _is_brought(module: nn.Module, placement: Any) -> bool:
 def parameter_at(modules: Callable[[str], nn.Module], path: str) -> torch.Tensor:
     """A parameter or buffer with its data, on the device where it is used, also while it is offloaded.
 
-    Raises LoadError where it is offloaded and cannot be found.
+    Raises LoadError where it is offloaded and cannot be found, UnknownModuleError where there is none.
     """
-    holder, _, name = path.rpartition(".")
-    value = getattr(modules(holder), name)
-    if not isinstance(value, torch.Tensor) or not value.is_meta:
+    value = tensor_named(modules, path)
+    if not value.is_meta:
         return value
+    holder, _, name = path.rpartition(".")
     offloaded = False
     while True:
         for each in placements(modules(holder)):

@@ -15,7 +15,7 @@ from torch.utils._pytree import tree_leaves
 
 from loupe.errors import Line
 from loupe.ops.views import first_input
-from loupe.runtime.tensors import map_tensors
+from loupe.runtime.tensors import map_tensors, version_of
 
 _AUGMENTED = "add sub mul truediv floordiv mod pow matmul and or xor lshift rshift".split()
 _SKIPPED = frozenset(  # these look at a tensor, and compute none
@@ -195,33 +195,53 @@ Show = Callable[[Any], Any]
 
 
 def run_shown(
-    function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], before: Show | None, after: Show | None
+    function: Callable[..., Any],
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+    before: Show | None,
+    after: Show | None,
+    keep: Callable[[torch.Tensor], None],
 ) -> Any:
     """Run an operation whose inputs, or output, are shown: each is given what passes, and gives what goes on.
 
     A model that calls an operation which changes a tensor in place goes on with that tensor, whatever the call returns.
-    There the block is shown copies, which stay as they are, and what it makes of them is put into the tensor.
+    There the block is shown copies, which stay as they are, and what it makes of them is put into the tensor; `keep` is
+    called before, where that is something else.
     Raises ValueError where an output is written that the model has no use for.
     """
     in_place = _changes_in_place(function, kwargs)
     if before is not None and in_place and kwargs.get("out") is None:
         target = first_input((args, kwargs))
-        args, kwargs = before(_with_first(args, kwargs, target.clone()))
-        target.copy_(first_input((args, kwargs)))
+        copy = target.clone()
+        version = version_of(copy)
+        args, kwargs = before(_with_first(args, kwargs, copy))
+        _put(target, copy, version, first_input((args, kwargs)), keep)
         args, kwargs = _with_first(args, kwargs, target)
     elif before is not None:
         args, kwargs = before((args, kwargs))
     output = function(*args, **kwargs)
     if after is None or not in_place:
         return output if after is None else after(output)
-    new = after(map_tensors(output, torch.Tensor.clone))
+    copies = map_tensors(output, torch.Tensor.clone)
+    versions = [version_of(copy) if isinstance(copy, torch.Tensor) else -1 for copy in tree_leaves(copies)]
+    new = after(copies)
     if output is None and new is not None:
         raise ValueError(
             f"{operation_name(function)} gives nothing: the model goes on with the argument that it changes"
         )
-    for tensor, value in zip(tree_leaves(output), tree_leaves(new), strict=True):
-        tensor.copy_(value)
+    leaves = (tree_leaves(value) for value in (output, copies))
+    for tensor, copy, version, value in zip(*leaves, versions, tree_leaves(new), strict=True):
+        _put(tensor, copy, version, value, keep)
     return output
+
+
+def _put(
+    tensor: torch.Tensor, shown: torch.Tensor, version: int, value: Any, keep: Callable[[torch.Tensor], None]
+) -> None:
+    """Put into a tensor of the model what a block has made of a copy of it."""
+    if value is not shown or version_of(shown) != version or (version == -1 and not torch.equal(shown, tensor)):
+        keep(tensor)
+    tensor.copy_(value)
 
 
 def _with_first(args: tuple[Any, ...], kwargs: dict[str, Any], value: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:

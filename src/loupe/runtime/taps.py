@@ -182,6 +182,10 @@ def _has_hooks(module: nn.Module) -> bool:
     )
 
 
+def _any(events: Iterable[Event], tensor: torch.Tensor) -> None:
+    """Let an operation be changed that the model does in place."""
+
+
 class Taps:
     """The taps of one pass. `visit` is called at each named moment with what passes, and gives the open site back.
 
@@ -189,15 +193,21 @@ class Taps:
     calling it; one that has is tapped by hooks too, which come after those that are there.
 
     A checkpointed module runs a second time, in a backward pass. Those calls are none of the pass: `second_run` is told
-    the module's path, and no site opens.
+    the module's path, and no site opens. `keep` is told the tensor that the model changes in place, where the block
+    has made something else of it at one of the events.
     """
 
     def __init__(
-        self, modules: Callable[[str], nn.Module], visit: Visit, second_run: Callable[[str], None] = _unseen
+        self,
+        modules: Callable[[str], nn.Module],
+        visit: Visit,
+        second_run: Callable[[str], None] = _unseen,
+        keep: Callable[[Iterable[Event], torch.Tensor], None] = _any,
     ) -> None:
         self._modules = modules
         self._visit = visit
         self._second_run = second_run
+        self._keep = keep
         self._backward: int | None = None
         self._undo: list[Callable[[], None]] = []
         self._silent = 0
@@ -392,7 +402,14 @@ class Taps:
 
         def act(name: str, index: int, function: Callable[..., Any], args: Any, kwargs: Any) -> Any:
             begins, ends = Event(path, "in", call, name, index), Event(path, "out", call, name, index)
-            return run_shown(function, args, kwargs, shown(begins), shown(ends))
+            return run_shown(
+                function,
+                args,
+                kwargs,
+                shown(begins),
+                shown(ends),
+                lambda tensor: self._keep([aliases.get(event, event) for event in (begins, ends)], tensor),
+            )
 
         return act
 

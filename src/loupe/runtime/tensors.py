@@ -55,6 +55,19 @@ def storage_of(tensor: torch.Tensor) -> int | None:
     return pointer or None
 
 
+def memory_of(tensor: torch.Tensor) -> int | None:
+    """What identifies the memory of a tensor, also where that has no data; None for what is made of other tensors."""
+    try:
+        first = tensor.data_ptr()
+        if first:
+            offset = tensor.storage_offset()
+            return int(first - offset * tensor.element_size()) if offset else first
+        storage = tensor.untyped_storage()
+        return storage.data_ptr() or storage._cdata
+    except RuntimeError:
+        return None
+
+
 def share_memory(value: Any, storages: set[int]) -> bool:
     """Whether a tensor in the value lives in one of these storages."""
     return any(storage_of(tensor) in storages for tensor in tensors_in(value))
@@ -68,6 +81,14 @@ def storages_of(value: Any) -> set[int]:
 def version_of(tensor: torch.Tensor) -> int:
     """How often a tensor has been changed in place; -1 where torch does not count."""
     return -1 if tensor.is_inference() else tensor._version
+
+
+def agree(one: torch.Tensor, other: torch.Tensor) -> bool:
+    """Whether two tensors of a shape hold the same values; what is no number is the same as itself."""
+    if one.is_meta or other.is_meta:
+        return True
+    with torch.no_grad():
+        return torch.equal(one, other) or bool(((one == other) | ((one != one) & (other != other))).all())
 
 
 def summary(value: Any) -> str:

@@ -4,6 +4,7 @@ import re
 from pathlib import Path
 
 DOCS = Path(__file__).resolve().parents[2] / "docs"
+_FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 _BLOCK = re.compile(r"^```python\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 
 
@@ -20,6 +21,15 @@ def programs_of(page: str) -> list[str]:
     """The blocks of Python of a page, each padded with empty lines so that errors name the page's own lines."""
     text = text_of(page)
     return ["\n" * text[: found.start(1)].count("\n") + found[1] for found in _BLOCK.finditer(text)]
+
+
+def fences_of(page: str) -> list[tuple[str, str]]:
+    """The fenced blocks of a page, each with its language; programs keep their line numbers, as in `programs_of`."""
+    text = text_of(page)
+    return [
+        (found[1], "\n" * text[: found.start(2)].count("\n") + found[2] if found[1] == "python" else found[2])
+        for found in _FENCE.finditer(text)
+    ]
 
 
 def first_cells(text: str) -> list[list[str]]:

@@ -73,7 +73,7 @@ def test_the_tables_of_nodes_and_arguments_are_those_of_the_reader():
         said = re.search(rf"^- `{kind}`: (.*?)(?=^- |\n\n)", text_of(PAGE, "Nodes"), flags=re.MULTILINE | re.DOTALL)[1]
         assert re.findall(r"`(\w+)`", said.replace("`null`", "")) == list(names)
     forms = [json.loads(cells[0]) for cells in first_cells(text_of(PAGE, "Arguments")) if cells]
-    assert [next(iter(form)) for form in forms] == list(ArgumentReader(DEFAULT, 0, 0)._readers)
+    assert sorted(next(iter(form)) for form in forms) == sorted(ArgumentReader(DEFAULT, 0, 0)._readers)
 
 
 def test_every_form_of_an_argument_is_read():

@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import sys
 import time
+from pathlib import Path
 
 import torch
 
+import loupe
 from loupe import LanguageModel
 from loupe.plots.heatmap import heatmap
 
@@ -18,7 +20,7 @@ CLEAN, CORRUPTED = "The Eiffel Tower is in", "The Colosseum is in"
 
 
 def main(picture: str = "patching.png") -> None:
-    """Print what the model predicts with and without a patch, and write the heat map."""
+    """Print what the model predicts with and without a patch, and write the patch's graph and the heat map."""
     started = time.perf_counter()
     torch.set_num_threads(1)  # a model this small is slower on several
     model = LanguageModel("loupe/landmarks")
@@ -32,7 +34,10 @@ def main(picture: str = "patching.png") -> None:
         corrupted_logits = model.output.save()
     with model.trace(CORRUPTED) as tracer:
         blocks[8].output[0][:] = clean[8]
-        patched_logits = model.output.save()
+        patched_logits = model.output.save("logits")
+    file = Path(picture).with_suffix(".loupe")
+    tracer.graph.save(file)
+    from_file = model.run(loupe.load(file), CORRUPTED)["logits"]
 
     print("A block, as the graph that it was recorded to:\n")
     print(tracer.graph, "\n")
@@ -40,8 +45,9 @@ def main(picture: str = "patching.png") -> None:
         (CLEAN, clean_logits),
         (CORRUPTED, corrupted_logits),
         (f"{CORRUPTED}, block 8 patched", patched_logits),
+        (f"{CORRUPTED}, the graph from {file.name}", from_file),
     ):
-        print(f"{name!r:45} -> {top_predictions(model, logits)}")
+        print(f"{name!r:52} -> {top_predictions(model, logits)}")
 
     tokens = model.tokenizer.encode(CORRUPTED)
     difference = torch.zeros(len(blocks), len(tokens))

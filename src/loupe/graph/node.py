@@ -33,6 +33,14 @@ class Const:
     index: int
 
 
+@dataclass(frozen=True, slots=True)
+class Named:
+    """An object of torch that has a name, as an argument: a dtype, a device, a layout or a memory format."""
+
+    kind: Literal["dtype", "device", "layout", "memory_format"]
+    name: str
+
+
 class Steps(NamedTuple):
     """The steps of a generation that a block is about: those of a slice, or those that are listed, in order.
 

@@ -11,6 +11,7 @@ from dataclasses import fields, is_dataclass
 import torch
 from op_facts import (
     ADDED,
+    COPYING,
     CUBIC,
     DRAWING,
     FREE,
@@ -75,7 +76,8 @@ def cost_of(words: set[str], space: str, effect: str) -> str:
         return "cubic"
     if not words.isdisjoint(PRODUCT) or (space == "fft" and words.isdisjoint(("fftshift", "ifftshift"))):
         return "product"
-    return "free" if effect == "view" or not words.isdisjoint(FREE) else "linear"
+    free = effect == "view" and words.isdisjoint(COPYING)
+    return "free" if free or not words.isdisjoint(FREE) else "linear"
 
 
 def table() -> dict[str, dict[str, list[str]]]:
@@ -99,9 +101,9 @@ def wrapped(text: str, indent: int) -> str:
 
 def fields_of_results() -> set[str]:
     """The fields of the named tuples that torch's functions give."""
-    kinds = [kind for kind in vars(torch.return_types).values() if hasattr(kind, "n_fields")]
-    members = {name for kind in kinds for name, each in vars(kind).items() if is_field(each)}
-    return {"sign", "logabsdet"} | {name for name in members if not name.startswith("_")}
+    results = vars(torch.return_types).items()
+    kinds = [kind for name, kind in results if hasattr(kind, "n_fields") and not name.startswith("_")]
+    return {name for kind in kinds for name, each in vars(kind).items() if is_field(each)}
 
 
 def is_field(member: object) -> bool:
@@ -112,9 +114,11 @@ def is_field(member: object) -> bool:
 def fields_of_outputs() -> set[str]:
     """The fields of the outputs of Hugging Face's models."""
     from transformers import modeling_outputs
+    from transformers.generation import utils
 
-    classes = [kind for kind in vars(modeling_outputs).values() if is_dataclass(kind)]
-    return {each.name for kind in classes for each in fields(kind)}
+    listed = (*vars(modeling_outputs).values(), *vars(utils).values())
+    classes = [kind for kind in listed if isinstance(kind, type) and issubclass(kind, modeling_outputs.ModelOutput)]
+    return {each.name for kind in classes if is_dataclass(kind) for each in fields(kind)}
 
 
 def print_table() -> None:

@@ -20,17 +20,18 @@ ADDED = {
 
 VIEWS = set(
     """
-    adjoint alpha_dropout atleast_1d atleast_2d atleast_3d bfloat16 block_diag bool broadcast_tensors broadcast_to byte
-    cartesian_prod cdouble cfloat chain_matmul chalf char chunk conj contiguous cpu cuda detach diagonal double dropout
-    dropout1d dropout2d dropout3d dsplit einsum expand expand_as feature_alpha_dropout feature_dropout flatten float
-    half hsplit imag int long meshgrid moveaxis movedim nan_to_num narrow pad permute positive ravel real reshape
+    adjoint alpha_dropout atleast_1d atleast_2d atleast_3d bfloat16 bool broadcast_tensors broadcast_to byte
+    cartesian_prod cdouble cfloat chalf char chunk conj conj_physical contiguous cpu cuda detach diagonal double dropout
+    dropout1d dropout2d dropout3d dsplit einsum expand expand_as
+    feature_alpha_dropout feature_dropout flatten float
+    half hsplit imag int long meshgrid moveaxis movedim narrow permute positive ravel real reshape
     reshape_as resolve_conj resolve_neg select short split split_with_sizes squeeze sum_to_size swapaxes swapdims t
     tensor_split to transpose type type_as unbind unflatten unsafe_chunk unsafe_split unsafe_split_with_sizes
-    unsqueeze view view_as view_as_complex view_as_real vsplit Tensor.unfold
+    unsqueeze view view_as view_as_complex view_as_real vsplit Tensor.unfold torch.histogramdd
     """.split()
 )
 # Views of several of their arguments.
-VIEWS_OF_ALL = set("atleast_1d atleast_2d atleast_3d block_diag broadcast_tensors cartesian_prod einsum meshgrid".split())
+VIEWS_OF_ALL = set("atleast_1d atleast_2d atleast_3d broadcast_tensors cartesian_prod einsum histogramdd meshgrid".split())
 RANDOM = set(
     """
     alpha_dropout bernoulli binomial dropout dropout1d dropout2d dropout3d feature_alpha_dropout feature_dropout
@@ -42,7 +43,7 @@ RANDOM = set(
 DRAWING = set("bernoulli_ cauchy_ exponential_ geometric_ log_normal_ normal_ random_ rrelu_ uniform_".split())
 # The size of the result depends on the data: a run on meta tensors cannot tell it.
 UNBOUNDED = set(
-    "argwhere bincount masked_select nonzero one_hot repeat_interleave tensor_split unique unique_consecutive".split()
+    "argwhere bincount lstsq masked_select nonzero one_hot repeat_interleave tensor_split unique unique_consecutive".split()
 )
 
 # What answers from the shape, dtype or layout alone; views are free as well.
@@ -50,6 +51,13 @@ FREE = set(
     """
     dim element_size is_complex is_conj is_contiguous is_floating_point is_neg is_same_size is_signed ndimension
     nelement numel size stride
+    """.split()
+)
+# Views that may have to copy.
+COPYING = set(
+    """
+    bfloat16 bool byte cdouble cfloat chalf char conj_physical contiguous cpu cuda double flatten float half int long
+    ravel reshape reshape_as resolve_conj resolve_neg short sum_to_size to type type_as
     """.split()
 )
 # More than a few operations for each element: products, orders, transforms.
@@ -90,7 +98,7 @@ FORMS = {
     "torch.einsum": "equation=string,tensor operands...=tensor,list,number,ellipsis",
     "torch.lu": "A=tensor pivot=bool,number get_infos=bool,number out=none",
     "torch.meshgrid": "tensors...=tensor,list * indexing=string,none",
-    "torch.tensordot": "a=tensor b=tensor dims=number,list,tensor",
+    "torch.tensordot": "a=tensor b=tensor dims=number,list,tensor out=none",
     "torch.cdist": "x1=tensor x2=tensor p=number compute_mode=string",
     "torch.norm": "input=tensor p=number,string,none dim=number,list,none keepdim=bool,number out=none dtype=dtype,none",
     "nn.functional.softsign": "input=tensor",
@@ -99,13 +107,17 @@ FORMS = {
     "nn.functional.sigmoid": "input=tensor",
     "nn.functional.logsigmoid": "input=tensor",
     "special.polygamma": "n=number input=tensor",
-    "Tensor.cdouble": "self=tensor",
-    "Tensor.cfloat": "self=tensor",
+    "nn.functional.ctc_loss": "log_probs=tensor targets=tensor input_lengths=tensor,number,list "
+    "target_lengths=tensor,number,list blank=number reduction=string zero_infinity=bool,number",
+    "Tensor.new_tensor": "self=tensor data=tensor,number,bool,list * dtype=none,dtype device=number,string,none,device "
+    "requires_grad=bool",
     "Tensor.norm": "self=tensor p=number,string,none dim=number,list,none keepdim=bool,number dtype=dtype,none",
     "Tensor.unique": "self=tensor sorted=bool,number return_inverse=bool,number return_counts=bool,number dim=number,none",
     "Tensor.unique_consecutive": "self=tensor return_inverse=bool,number return_counts=bool,number dim=number,none",
     "Tensor.index": "self=tensor indices=tensor,none,list",
 }
+for _leaf in "bfloat16 bool byte cdouble cfloat chalf char double float half int long short".split():
+    FORMS[f"Tensor.{_leaf}"] = "self=tensor * memory_format=none,memory_format"
 # Arguments through which a function would change another tensor than its first: these have to be None.
 CHANGING = {
     "torch.instance_norm": {"running_mean", "running_var"},

@@ -18,17 +18,17 @@ from op_facts import BEHIND, CHANGING, FORMS
 
 ROOT = Path(torch.__file__).parent
 KINDS = {
-    "tensor": r"Tensor|Any",
+    "tensor": "Tensor",
     "number": r"_?int|_?float|_?complex|Number|number|Scalar|SymInt|_?size|Any|DeviceLikeType|_?[Dd]evice"
     r"|BroadcastingList\d|_size_\w+|_ratio_\w+",
-    "bool": r"_?bool|Any",
+    "bool": r"_?bool",
     "string": r"str|DeviceLikeType|_?[Dd]evice",
     "none": r"None|Optional|_size_\w+_opt_t|_ratio_\w+_opt_t",
     "dtype": r"_?dtype|DType|ScalarType",
     "device": r"DeviceLikeType|_?[Dd]evice",
     "layout": r"_?layout|Layout",
     "memory_format": r"memory_format|MemoryFormat",
-    "list": r"[Ll]ist|[Tt]uple|Sequence|_?size|Size|BroadcastingList\d|_size_\w+|_ratio_\w+|Any",
+    "list": r"[Ll]ist|[Tt]uple|Sequence|_?size|Size|BroadcastingList\d|_size_\w+|_ratio_\w+",
 }
 # Not data, or about memory that is not the function's: no graph may give these.
 LEFT_OUT = {"out", "generator", "names", "pin_memory", "options", "distance_function", "_random_samples"}
@@ -146,8 +146,9 @@ def forms_of(space: str, leaf: str) -> list[Form]:
     if space == "torch":
         return _defined(behind, ("_C/_VariableFunctions.pyi", ""), ("functional.py", ""), ("_lowrank.py", ""))
     behind += [f"{leaf}_with_indices"]
-    stubs = (("nn/functional.py", ""), ("_C/_nn.pyi", ""), ("nn/functional.pyi", ""), ("_C/_VariableFunctions.pyi", ""))
-    return next(filter(None, (_defined(behind, stub) for stub in stubs)), [])
+    written = _defined(behind, ("nn/functional.py", ""), ("nn/functional.pyi", ""))
+    stubs = (("_C/_nn.pyi", ""), ("_C/_VariableFunctions.pyi", ""))
+    return written or next(filter(None, (_defined([leaf], stub) for stub in stubs)), [])
 
 
 def _defined(names: list[str], *places: tuple[str, str]) -> list[Form]:

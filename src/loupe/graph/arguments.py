@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cache
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from loupe.graph.node import Const, Named, Ref
 from loupe.graph.opset import OBJECT_METHODS, is_portable_attribute, operation_of
@@ -159,6 +159,34 @@ def given(name: str, parameter: str, args: Sequence[Any], kwargs: Mapping[str, A
         if each.names == (parameter,) and not each.keyword_only:
             return args[place]
     return None
+
+
+def changed_by(name: str, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Literal["nothing", "first", "any"]:
+    """Which of its arguments an operation of the opset changes in place: the first, or any of them.
+
+    >>> changed_by("nn.functional.relu", (Ref(0), True), {})
+    'first'
+    """
+    operation = operation_of(name)
+    if operation is None:
+        return "nothing"
+    if operation.effect == "inplace":
+        return "first"
+    switch, changing = _switches(operation.takes)
+    if switch and given(name, "inplace", args, kwargs):
+        return "first"
+    return "any" if any(given(name, each, args, kwargs) is not None for each in changing) else "nothing"
+
+
+@cache
+def _switches(takes: str) -> tuple[bool, tuple[str, ...]]:
+    """Whether an operation has the parameter `inplace`, and those through which it would change something else.
+
+    These last are the parameters that have to be None in a file, such as the running statistics of a norm.
+    """
+    parameters = parameters_of(takes)
+    switch = any("inplace" in each.names for each in parameters)
+    return switch, tuple(each.names[0] for each in parameters if each.kinds == _NOTHING)
 
 
 def is_bounded(name: str, args: Sequence[Any], kwargs: Mapping[str, Any]) -> bool:

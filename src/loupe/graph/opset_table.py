@@ -45,10 +45,10 @@ TABLE: dict[str, str] = {
     "torch pure linear": """
         (input=tensor)
             abs absolute acos acosh alias_copy angle arccos arccosh arcsin arcsinh arctan arctanh asin asinh atan
-            atanh bitwise_not ceil conj_physical cos cosh deg2rad detach_copy digamma erf erfc erfinv exp exp2 expm1
-            fix fliplr flipud floor frac frexp i0 isfinite isinf isnan isneginf isposinf isreal lgamma log log10 log1p
-            log2 logical_not neg negative rad2deg reciprocal relu rsqrt selu sgn sigmoid sign signbit sin sinc sinh
-            sqrt square t_copy tan tanh trace trunc view_as_complex_copy view_as_real_copy
+            atanh bitwise_not ceil cos cosh deg2rad detach_copy digamma erf erfc erfinv exp exp2 expm1 fix fliplr
+            flipud floor frac frexp i0 isfinite isinf isnan isneginf isposinf isreal lgamma log log10 log1p log2
+            logical_not neg negative rad2deg reciprocal relu rsqrt selu sgn sigmoid sign signbit sin sinc sinh sqrt
+            square t_copy tan tanh trace trunc view_as_complex_copy view_as_real_copy
         (input=tensor output_size=number,list)
             adaptive_avg_pool1d adaptive_max_pool1d
         (input=tensor,number other/alpha=tensor,number other=tensor,number)
@@ -80,6 +80,8 @@ TABLE: dict[str, str] = {
         (input=tensor,number other=tensor,number)
             bitwise_and bitwise_left_shift bitwise_or bitwise_right_shift bitwise_xor floor_divide mul multiply
             remainder true_divide xlogy
+        (tensors...=tensor)
+            block_diag
         (input=tensor,number boundaries=tensor * out_int32=bool right=bool)
             bucketize
         (tensors=tensor,list dim=number)
@@ -212,6 +214,8 @@ TABLE: dict[str, str] = {
             mean nanmean nansum sum
         (input=tensor p=number)
             mvlgamma
+        (input=tensor nan=number,none posinf=number,none neginf=number,none)
+            nan_to_num
         (input=tensor dim=number start=number length=number)
             narrow_copy
         (input=tensor * size=number fill_value=number)
@@ -330,6 +334,8 @@ TABLE: dict[str, str] = {
             bmm mm
         (x1=tensor x2=tensor p=number compute_mode=string)
             cdist
+        (matrices...=tensor)
+            chain_matmul
         (input=tensor r=number with_replacement=bool)
             combinations
         (input=tensor weight=tensor bias=tensor,none stride=number,list padding=number,string,list
@@ -354,8 +360,6 @@ TABLE: dict[str, str] = {
             dot
         (input=tensor hx=tensor w_ih=tensor w_hh=tensor b_ih=tensor,none b_hh=tensor,none)
             gru_cell rnn_relu_cell rnn_tanh_cell
-        (input=tensor bins=tensor,number,list range=number,none,list weight=tensor,none density=bool)
-            histogramdd
         (input=tensor other=tensor)
             inner kron matmul vdot
         (elements/element=tensor,number test_elements/test_element=tensor,number * assume_unique=bool invert=bool)
@@ -384,7 +388,7 @@ TABLE: dict[str, str] = {
         pad_mode=string normalized=number,bool onesided=number,bool,none return_complex=number,bool,none
         align_to_window=number,bool,none)
             stft
-        (a=tensor b=tensor dims=tensor,number,list)
+        (a=tensor b=tensor dims=tensor,number,list out=none)
             tensordot
         (input=tensor k=number dim=number largest=bool sorted=bool)
             topk
@@ -438,7 +442,7 @@ TABLE: dict[str, str] = {
     """,
     "torch view free": """
         (input=tensor)
-            adjoint conj detach imag positive ravel real resolve_conj resolve_neg t view_as_complex view_as_real
+            adjoint conj detach imag positive real t view_as_complex view_as_real
         (input=tensor size=number,list)
             broadcast_to
         (input=tensor chunks=number dim=number)
@@ -447,18 +451,12 @@ TABLE: dict[str, str] = {
             diagonal
         (input=tensor sections/indices=number,list)
             dsplit hsplit vsplit
-        (input=tensor start_dim=number end_dim=number)
-            flatten
         (input=tensor source=number,list destination=number,list)
             moveaxis movedim
-        (input=tensor nan=number,none posinf=number,none neginf=number,none)
-            nan_to_num
         (input=tensor dim=number start=tensor,number length=number)
             narrow
         (input=tensor dims=number,list)
             permute
-        (input=tensor shape=number,list)
-            reshape
         (input=tensor dim=number index=number)
             select
         (tensor=tensor split_size_or_sections=number,list dim=number)
@@ -481,8 +479,6 @@ TABLE: dict[str, str] = {
     "torch view free all": """
         (tensors...=tensor,list)
             atleast_1d atleast_2d atleast_3d broadcast_tensors
-        (tensors...=tensor)
-            block_diag
         (tensors...=tensor,list * indexing=string,none)
             meshgrid
     """,
@@ -490,15 +486,21 @@ TABLE: dict[str, str] = {
         (input=tensor tensor_indices_or_sections/sections/indices=tensor,number,list dim=number)
             tensor_split
     """,
-    "torch view product": """
-        (matrices...=tensor)
-            chain_matmul
+    "torch view linear": """
+        (input=tensor)
+            conj_physical ravel resolve_conj resolve_neg
+        (input=tensor start_dim=number end_dim=number)
+            flatten
+        (input=tensor shape=number,list)
+            reshape
     """,
     "torch view product all": """
         (tensors...=tensor)
             cartesian_prod
         (equation=tensor,string operands...=tensor,number,list,ellipsis)
             einsum
+        (input=tensor bins=tensor,number,list range=number,none,list weight=tensor,none density=bool)
+            histogramdd
     """,
     "nn.functional inplace linear": """
         (input=tensor alpha=number)
@@ -518,10 +520,13 @@ TABLE: dict[str, str] = {
     """,
     "nn.functional pure linear": """
         (input=tensor output_size=number,list)
-            adaptive_avg_pool1d adaptive_avg_pool2d adaptive_avg_pool3d
+            adaptive_avg_pool1d
+        (input=tensor output_size=number,none,list)
+            adaptive_avg_pool2d adaptive_avg_pool3d
         (input=tensor output_size=number,list return_indices=number,bool)
-            adaptive_max_pool1d adaptive_max_pool1d_with_indices adaptive_max_pool2d adaptive_max_pool2d_with_indices
-            adaptive_max_pool3d adaptive_max_pool3d_with_indices
+            adaptive_max_pool1d adaptive_max_pool1d_with_indices
+        (input=tensor output_size=number,none,list return_indices=number,bool)
+            adaptive_max_pool2d adaptive_max_pool2d_with_indices adaptive_max_pool3d adaptive_max_pool3d_with_indices
         (theta=tensor size=number,list align_corners=number,bool,none)
             affine_grid
         (input=tensor kernel_size=number,list stride=number,list padding=number,list ceil_mode=bool
@@ -555,7 +560,7 @@ TABLE: dict[str, str] = {
         mode=string sparse=number,bool per_sample_weights=tensor,none include_last_offset=number,bool
         padding_idx=number,none)
             embedding_bag
-        (input=tensor target=tensor var=tensor,number full=number,bool eps=number reduction=string)
+        (input=tensor target=tensor var=tensor,number full=number,bool,none eps=number,none reduction=string,none)
             gaussian_nll_loss
         (input=tensor approximate=string)
             gelu
@@ -598,10 +603,8 @@ TABLE: dict[str, str] = {
             log_softmax softmax softmin
         (input=tensor)
             logsigmoid sigmoid softsign tanh tanhshrink
-        (input=tensor norm_type=number kernel_size=number stride=number,none,list ceil_mode=number,bool)
-            lp_pool1d
         (input=tensor norm_type=number kernel_size=number,list stride=number,none,list ceil_mode=number,bool)
-            lp_pool2d lp_pool3d
+            lp_pool1d lp_pool2d lp_pool3d
         (input=tensor kernel_size=number,list stride=number,none,list padding=number,list dilation=number,list
         ceil_mode=number,bool return_indices=number,bool)
             max_pool1d max_pool1d_with_indices max_pool2d max_pool2d_with_indices max_pool3d max_pool3d_with_indices
@@ -618,6 +621,8 @@ TABLE: dict[str, str] = {
             nll_loss
         (input=tensor p=number dim=number eps=number out=none)
             normalize
+        (input=tensor pad=number,list mode=string value=number,none)
+            pad
         (x1=tensor x2=tensor p=number eps=number keepdim=bool)
             pairwise_distance
         (input=tensor upscale_factor=number)
@@ -657,8 +662,8 @@ TABLE: dict[str, str] = {
         (input=tensor weight=tensor bias=tensor,none stride=number,list padding=number,list output_padding=number,list
         groups=number dilation=number,list)
             conv_transpose1d conv_transpose2d conv_transpose3d
-        (log_probs=tensor targets=tensor input_lengths=tensor target_lengths=tensor blank=number reduction=string
-        zero_infinity=number,bool)
+        (log_probs=tensor targets=tensor input_lengths=tensor,number,list target_lengths=tensor,number,list
+        blank=number reduction=string zero_infinity=number,bool)
             ctc_loss
         (input=tensor output_size=number,list kernel_size=number,list dilation=number,list padding=number,list
         stride=number,list)
@@ -699,10 +704,6 @@ TABLE: dict[str, str] = {
         enable_gqa=bool)
             scaled_dot_product_attention
     """,
-    "nn.functional view free": """
-        (input=tensor pad=number,list mode=string value=number,none)
-            pad
-    """,
     "linalg pure cubic": """
         (input=tensor * upper=bool)
             cholesky
@@ -726,8 +727,6 @@ TABLE: dict[str, str] = {
             ldl_factor_ex
         (LD=tensor pivots=tensor B=tensor * hermitian=bool)
             ldl_solve
-        (input=tensor b=tensor rcond=number,none * driver=string,none)
-            lstsq
         (A=tensor * pivot=bool)
             lu lu_factor
         (A=tensor * pivot=bool check_errors=bool)
@@ -760,6 +759,10 @@ TABLE: dict[str, str] = {
             tensorinv
         (input=tensor other=tensor dims=number,none,list)
             tensorsolve
+    """,
+    "linalg pure cubic unbounded": """
+        (input=tensor b=tensor rcond=number,none * driver=string,none)
+            lstsq
     """,
     "linalg pure linear": """
         (input=tensor other=tensor * dim=number)
@@ -976,10 +979,10 @@ TABLE: dict[str, str] = {
     "Tensor pure linear": """
         (self=tensor)
             abs absolute acos acosh angle arccos arccosh arcsin arcsinh arctan arctanh asin asinh atan atanh
-            bitwise_not ceil conj_physical cos cosh deg2rad digamma erf erfc erfinv exp exp2 expm1 fix fliplr flipud
-            floor frac frexp i0 isfinite isinf isnan isneginf isposinf isreal lgamma log log10 log1p log2 logical_not
-            neg negative rad2deg reciprocal relu rsqrt sgn sigmoid sign signbit sin sinc sinh sqrt square tan tanh
-            trace trunc
+            bitwise_not ceil cos cosh deg2rad digamma erf erfc erfinv exp exp2 expm1 fix fliplr flipud floor frac
+            frexp i0 isfinite isinf isnan isneginf isposinf isreal lgamma log log10 log1p log2 logical_not neg
+            negative rad2deg reciprocal relu rsqrt sgn sigmoid sign signbit sin sinc sinh sqrt square tan tanh trace
+            trunc
         (self=tensor other=tensor,number * alpha=number,none)
             add sub
         (self=tensor tensor1=tensor tensor2=tensor * value=number)
@@ -1080,6 +1083,8 @@ TABLE: dict[str, str] = {
             mean nanmean nansum sum
         (self=tensor p=number)
             mvlgamma
+        (self=tensor nan=number,none posinf=number,none neginf=number,none)
+            nan_to_num
         (self=tensor dim=number start=number length=number)
             narrow_copy
         (self=tensor size=number,list fill_value=number * dtype=none,dtype layout=none,layout
@@ -1088,8 +1093,8 @@ TABLE: dict[str, str] = {
         (self=tensor size/size...=number,list dtype=none,dtype device=number,string,none,device requires_grad=bool
         pin_memory=none * layout=none,layout)
             new_ones
-        (self=tensor data=tensor,number,bool,list dtype=none,dtype device=number,string,none,device requires_grad=bool
-        pin_memory=none)
+        (self=tensor data=tensor,number,bool,list * dtype=none,dtype device=number,string,none,device
+        requires_grad=bool)
             new_tensor
         (self=tensor size/size...=number,list * dtype=none,dtype layout=none,layout device=number,string,none,device
         requires_grad=bool,none)
@@ -1200,18 +1205,11 @@ TABLE: dict[str, str] = {
     """,
     "Tensor view free": """
         (self=tensor)
-            adjoint bfloat16 bool byte cdouble cfloat char conj detach double float half int long positive ravel
-            resolve_conj resolve_neg short t
+            adjoint conj detach positive t
         (self=tensor size/size...=number,list)
-            broadcast_to sum_to_size
-        (self=tensor * memory_format=none,memory_format)
-            chalf
+            broadcast_to
         (self=tensor chunks=number dim=number)
             chunk unsafe_chunk
-        (self=tensor memory_format=memory_format)
-            contiguous cpu
-        (self=tensor device=number,string,none,device non_blocking=bool memory_format=memory_format)
-            cuda
         (self=tensor offset=number dim1=number dim2=number)
             diagonal
         (self=tensor sections/indices/indices...=number,list)
@@ -1219,19 +1217,13 @@ TABLE: dict[str, str] = {
         (self=tensor size/size...=number,list * implicit=bool)
             expand
         (self=tensor other=tensor)
-            expand_as reshape_as type_as view_as
-        (self=tensor start_dim=number end_dim=number)
-            flatten
+            expand_as view_as
         (self=tensor source=number,list destination=number,list)
             moveaxis movedim
-        (self=tensor nan=number,none posinf=number,none neginf=number,none)
-            nan_to_num
         (self=tensor dim=number start=tensor,number length=number)
             narrow
         (self=tensor dims/dims...=number,list)
             permute
-        (self=tensor shape/shape...=number,list)
-            reshape
         (self=tensor dim=number index=number)
             select
         (self=tensor split_size=number,list dim=number)
@@ -1244,11 +1236,6 @@ TABLE: dict[str, str] = {
             swapaxes
         (self=tensor dim0=number dim1=number)
             swapdims transpose
-        (self=tensor dtype/device/other=tensor,number,string,none,dtype,device non_blocking/dtype=bool,none,dtype
-        copy/non_blocking=bool copy=bool * memory_format=none,memory_format)
-            to
-        (self=tensor dtype=string,none,dtype non_blocking=bool)
-            type
         (self=tensor dim=number)
             unbind unsqueeze
         (self=tensor dim=number sizes=number,list)
@@ -1264,20 +1251,41 @@ TABLE: dict[str, str] = {
         (self=tensor indices/tensor_indices_or_sections/sections=tensor,number,list dim=number)
             tensor_split
     """,
+    "Tensor view linear": """
+        (self=tensor * memory_format=none,memory_format)
+            bfloat16 bool byte cdouble cfloat chalf char double float half int long short
+        (self=tensor)
+            conj_physical ravel resolve_conj resolve_neg
+        (self=tensor memory_format=memory_format)
+            contiguous cpu
+        (self=tensor device=number,string,none,device non_blocking=bool memory_format=memory_format)
+            cuda
+        (self=tensor start_dim=number end_dim=number)
+            flatten
+        (self=tensor shape/shape...=number,list)
+            reshape
+        (self=tensor other=tensor)
+            reshape_as type_as
+        (self=tensor size/size...=number,list)
+            sum_to_size
+        (self=tensor dtype/device/other=tensor,number,string,none,dtype,device non_blocking/dtype=bool,none,dtype
+        copy/non_blocking=bool copy=bool * memory_format=none,memory_format)
+            to
+        (self=tensor dtype=string,none,dtype non_blocking=bool)
+            type
+    """,
 }
 
 RESULT_FIELDS = """
-    L LD LU P Q R S U V Vh a bin_edges cloned_coefficient cum_seq_k cum_seq_q debug_attn_mask eigenvalues eigenvectors
-    exponent hist indices info inverse log_sumexp logabsdet logsumexp mantissa mask max max_k max_q min output
-    philox_offset philox_seed pivots primal rank residuals result rng_state sign singular_values solution tangent tau
-    unused values
+    L LD LU P Q R S U V Vh a bin_edges cloned_coefficient eigenvalues eigenvectors exponent hist indices info inverse
+    logabsdet mantissa max min pivots rank residuals result sign singular_values solution tau values
 """
 
 OUTPUT_FIELDS = """
-    attentions aux_loss cross_attentions decoder_attentions decoder_aux_loss decoder_hidden_states
+    attentions aux_loss beam_indices cross_attentions decoder_attentions decoder_aux_loss decoder_hidden_states
     decoder_router_logits decoder_z_loss embeddings encoder_attentions encoder_aux_loss encoder_hidden_states
     encoder_last_hidden_state encoder_router_logits encoder_z_loss end_logits extract_features feature_maps
     hidden_states last_hidden_state loc logits loss params past_key_values pooler_output predicted_depth
-    projection_state reconstruction router_logits router_probs scale sequences spectrogram start_logits
-    static_features
+    projection_state reconstruction router_logits router_probs scale scores sequences sequences_scores spectrogram
+    start_logits static_features
 """

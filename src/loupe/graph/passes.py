@@ -6,8 +6,9 @@ from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from loupe.graph.arguments import changed_by
 from loupe.graph.node import Const, Event, Node, Ref, collect_refs, is_within
-from loupe.graph.opset import effect_of
+from loupe.graph.opset import effect_of, operation_of
 
 if TYPE_CHECKING:
     from loupe.graph.graph import Graph
@@ -92,12 +93,16 @@ def _roots_of_result(
         return fresh
     if node.kind == "call":
         return used | fresh
-    effect = effect_of(node.target)
-    if effect in ("view", "inplace"):
-        return _roots_of_argument(node.args[0] if node.args else node.kwargs.get("input"), roots) or fresh
-    if effect == "unknown" or "out" in node.kwargs or node.kwargs.get("inplace"):
+    operation = operation_of(node.target)
+    if operation is None or operation.shares == "all" or "out" in node.kwargs:
         return used | fresh
+    if operation.shares == "first" or changed_by(node.target, node.args, node.kwargs) == "first":
+        return _roots_of_first(node, roots) or fresh
     return fresh
+
+
+def _roots_of_first(node: Node, roots: list[frozenset[Root]]) -> frozenset[Root]:
+    return _roots_of_argument(node.args[0] if node.args else node.kwargs.get("input"), roots)
 
 
 def _changes(graph: Graph, node: Node, changing: Collection[str]) -> bool:
@@ -106,10 +111,9 @@ def _changes(graph: Graph, node: Node, changing: Collection[str]) -> bool:
         return node.target in changing
     if node.kind != "apply":
         return False
-    kwargs = node.kwargs
-    return (
-        effect_of(node.target) == "inplace" or is_opaque(graph, node) or "out" in kwargs or bool(kwargs.get("inplace"))
-    )
+    if "out" in node.kwargs or node.kwargs.get("inplace") or is_opaque(graph, node):
+        return True
+    return changed_by(node.target, node.args, node.kwargs) != "nothing"
 
 
 def is_opaque(graph: Graph, node: Node) -> bool:
@@ -127,8 +131,8 @@ def is_opaque(graph: Graph, node: Node) -> bool:
 def _mutated_roots(node: Node, roots: list[frozenset[Root]], used: frozenset[Root]) -> frozenset[Root]:
     if node.kind == "call":
         return used
-    if effect_of(node.target) == "inplace" or node.kwargs.get("inplace"):
-        return _roots_of_argument(node.args[0] if node.args else node.kwargs.get("input"), roots)
+    if changed_by(node.target, node.args, node.kwargs) == "first" or node.kwargs.get("inplace"):
+        return _roots_of_first(node, roots)
     if "out" in node.kwargs:
         return _roots_of_argument(node.kwargs["out"], roots)
     return used

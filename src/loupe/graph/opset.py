@@ -114,7 +114,9 @@ TENSOR_METHODS = frozenset(name.removeprefix("Tensor.") for name in OPSET if nam
 TENSOR_ATTRIBUTES = frozenset("T H mT mH real imag data grad requires_grad is_leaf layout itemsize nbytes".split())
 OBJECT_METHODS = frozenset("keys values items get to_tuple index count get_seq_length".split())
 # What a graph in a file may read of a tensor: no other memory than its own, and nothing of autograd's.
-_TENSOR_FIELDS = (TENSOR_ATTRIBUTES - {"data", "grad"}) | {"shape", "ndim", "dtype", "device"}
+_TENSOR_FIELDS = (TENSOR_ATTRIBUTES - {"data", "grad"}) | frozenset(
+    "shape ndim dtype device is_cpu is_cuda is_meta is_nested is_quantized is_sparse".split()
+)
 PORTABLE_ATTRIBUTES = _TENSOR_FIELDS | frozenset(RESULT_FIELDS.split()) | frozenset(OUTPUT_FIELDS.split())
 
 

@@ -101,8 +101,8 @@ _NAMES: dict[str, dict[str, str]] = {
             miopen_convolution_relu miopen_convolution_transpose miopen_depthwise_convolution miopen_rnn
         """,
         "Tensor": """
-            get_device ipu is_cpu is_cuda is_distributed is_inference is_ipu is_maia is_meta is_mkldnn is_mps is_mtia
-            is_pinned is_vulkan is_xla is_xpu mtia pin_memory record_stream to_mkldnn xpu
+            get_device ipu is_distributed is_inference is_ipu is_maia is_mkldnn is_mps is_mtia is_pinned
+            is_vulkan is_xla is_xpu mtia pin_memory record_stream to_mkldnn xpu
         """,
     },
     "quantized": {
@@ -116,7 +116,7 @@ _NAMES: dict[str, dict[str, str]] = {
             quantized_rnn_tanh_cell
         """,
         "Tensor": """
-            dequantize int_repr is_quantized q_per_channel_axis q_per_channel_scales q_per_channel_zero_points q_scale
+            dequantize int_repr q_per_channel_axis q_per_channel_scales q_per_channel_zero_points q_scale
             q_zero_point qscheme
         """,
     },
@@ -126,7 +126,7 @@ _NAMES: dict[str, dict[str, str]] = {
             smm spmm sspaddmm values_copy
         """,
         "Tensor": """
-            ccol_indices coalesce col_indices crow_indices dense_dim indices is_coalesced is_nested is_sparse
+            ccol_indices coalesce col_indices crow_indices dense_dim indices is_coalesced
             is_sparse_csr resize_as_sparse_ row_indices smm sparse_dim sparse_mask sparse_resize_
             sparse_resize_and_clear_ sspaddmm to_dense to_padded_tensor to_sparse to_sparse_bsc to_sparse_bsr
             to_sparse_coo to_sparse_csc to_sparse_csr values

@@ -10,22 +10,23 @@ OPENING = """\
 # Operations
 
 A graph names its operations, and a graph in a file or in a request may name these and no others. `operation_of` in
-`loupe.graph.opset` tells what is known of one before it runs; `wrong_arguments` in `loupe.graph.arguments` whether it takes
-what a node gives it. (This page is written by `scripts/describe_ops.py`.)
+`loupe.graph.opset` tells what is known of one before it runs; `wrong_arguments` in `loupe.graph.arguments` whether it
+takes what a node gives it. (This page is written by `scripts/describe_ops.py`.)
 
 effect
-: *pure*: the result is new. *view*: it may share the memory of the first argument. *in place*: the first argument is changed
-  and returned. *random*: it takes random numbers.
+: *pure*: the result is new. *view*: it may share the memory of the first argument. *in place*: the first argument is
+  changed and returned. *random*: it takes random numbers.
 
 cost
-: The class of the work at worst. *free*: views and what is known from the shape. *linear*: in the elements of arguments and
-  result. *product*: products, convolutions, orders, Fourier transforms. *cubic*: decompositions.
+: The class of the work at worst. *free*: views and what is known from the shape. *linear*: in the elements of arguments
+  and result. *product*: products, convolutions, orders, Fourier transforms. *cubic*: decompositions.
 
 marks
-: *by data*: the size of the result depends on the data, so that a run on meta tensors cannot tell it (of `torch.where` that is
-  so with a condition alone, of `repeat_interleave` with repeats in a tensor, of `one_hot` without a number of classes, of
-  `tensor_split` with indices in a tensor, and of an index that is a mask). *of all*: a view of any of the arguments. *drawn*:
-  it takes random numbers, in place. *may share*: the result may share the memory of the first argument.
+: *by data*: the size of the result depends on the data, so that a run on meta tensors cannot tell it (of `torch.where`
+  that is so with a condition alone, of `repeat_interleave` with repeats in a tensor, of `one_hot` without a number of
+  classes, of `tensor_split` with indices in a tensor, and of an index that is a mask). *of all*: a view of any of the
+  arguments. *drawn*: it takes random numbers, in place. *may share*: the result may share the memory of the first
+  argument.
 
 What no operation takes is an `out=`, a generator, a Python function, names of dimensions, a storage or a pointer. Norms
 take no running statistics, and embeddings no `max_norm`: they would change these in place.
@@ -40,8 +41,8 @@ OWN = {
 ATTRIBUTES = """
 ## Attributes and methods
 
-`python.getattr` reads these of a tensor, of a named result (`values` of `torch.max`), or of a model's output. Other fields of a
-model's output are its items: `output["field"]`, `output[0]`.
+`python.getattr` reads these of a tensor, of a named result (`values` of `torch.max`), or of a model's output. Other
+fields of a model's output are its items: `output["field"]`, `output[0]`.
 """
 METHODS = """
 `python.call_method` calls these methods of dicts, tuples and caches:
@@ -49,8 +50,8 @@ METHODS = """
 REFUSED = """
 ## What a graph may not name
 
-Each function and attribute in torch's listing of what can be overridden is above, or here with the reason. In a block that runs
-here they can be used all the same. A name that begins with an underscore is refused as a whole, but for the operators.
+Each function and attribute in torch's listing of what can be overridden is above, or here with the reason. In a block
+that runs here they can be used all the same. A name that begins with an underscore is refused as a whole, but for the operators.
 """
 
 

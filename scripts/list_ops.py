@@ -3,7 +3,6 @@
 The names are those of torch's own listing of overridable functions, less those that `loupe/graph/refusals.py` refuses.
 """
 
-import sys
 import textwrap
 import warnings
 from dataclasses import fields, is_dataclass
@@ -34,7 +33,7 @@ SPACES = {
     "special": (torch.special,),
     "Tensor": (torch.Tensor,),
 }
-HEAD = '''"""The allowed torch functions with what they do, cost and take; written by `scripts/list_ops.py`, not by hand.
+HEAD = '''"""The allowed torch functions: what they do, cost and take; written by `scripts/list_ops.py`, not by hand.
 
 Each key is a namespace, an effect, a cost and marks; each entry has the parameters of the functions that follow them.
 """

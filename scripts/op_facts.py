@@ -31,7 +31,9 @@ VIEWS = set(
     """.split()
 )
 # Views of several of their arguments.
-VIEWS_OF_ALL = set("atleast_1d atleast_2d atleast_3d broadcast_tensors cartesian_prod einsum histogramdd meshgrid".split())
+VIEWS_OF_ALL = set(
+    "atleast_1d atleast_2d atleast_3d broadcast_tensors cartesian_prod einsum histogramdd meshgrid".split()
+)
 RANDOM = set(
     """
     alpha_dropout bernoulli binomial dropout dropout1d dropout2d dropout3d feature_alpha_dropout feature_dropout
@@ -43,7 +45,9 @@ RANDOM = set(
 DRAWING = set("bernoulli_ cauchy_ exponential_ geometric_ log_normal_ normal_ random_ rrelu_ uniform_".split())
 # The size of the result depends on the data: a run on meta tensors cannot tell it.
 UNBOUNDED = set(
-    "argwhere bincount lstsq masked_select nonzero one_hot repeat_interleave tensor_split unique unique_consecutive".split()
+    """
+    argwhere bincount lstsq masked_select nonzero one_hot repeat_interleave tensor_split unique unique_consecutive
+    """.split()
 )
 
 # What answers from the shape, dtype or layout alone; views are free as well.
@@ -100,7 +104,8 @@ FORMS = {
     "torch.meshgrid": "tensors...=tensor,list * indexing=string,none",
     "torch.tensordot": "a=tensor b=tensor dims=number,list,tensor out=none",
     "torch.cdist": "x1=tensor x2=tensor p=number compute_mode=string",
-    "torch.norm": "input=tensor p=number,string,none dim=number,list,none keepdim=bool,number out=none dtype=dtype,none",
+    "torch.norm": "input=tensor p=number,string,none dim=number,list,none keepdim=bool,number out=none "
+    "dtype=dtype,none",
     "nn.functional.softsign": "input=tensor",
     "nn.functional.tanhshrink": "input=tensor",
     "nn.functional.tanh": "input=tensor",
@@ -112,7 +117,8 @@ FORMS = {
     "Tensor.new_tensor": "self=tensor data=tensor,number,bool,list * dtype=none,dtype device=number,string,none,device "
     "requires_grad=bool",
     "Tensor.norm": "self=tensor p=number,string,none dim=number,list,none keepdim=bool,number dtype=dtype,none",
-    "Tensor.unique": "self=tensor sorted=bool,number return_inverse=bool,number return_counts=bool,number dim=number,none",
+    "Tensor.unique": "self=tensor sorted=bool,number return_inverse=bool,number return_counts=bool,number "
+    "dim=number,none",
     "Tensor.unique_consecutive": "self=tensor return_inverse=bool,number return_counts=bool,number dim=number,none",
     "Tensor.index": "self=tensor indices=tensor,none,list",
 }

@@ -178,9 +178,7 @@ def takes_of(space: str, leaf: str) -> str:
     if not forms:
         raise LookupError(f"nothing tells what {space}.{leaf} takes: write it into FORMS of scripts/op_facts.py")
     if space != "Tensor":  # some stubs call the first parameter as the dispatcher does
-        forms = [
-            (form[0]._replace(name="input"), *form[1:]) if form[0].name == "self" else form for form in forms
-        ]
+        forms = [(form[0]._replace(name="input"), *form[1:]) if form[0].name == "self" else form for form in forms]
     numbers = torch._C._should_allow_numbers_as_tensors(leaf)
     changing = CHANGING.get(f"{space}.{leaf}", ())
     words: list[str] = []

@@ -13,7 +13,9 @@ import torch
 from loupe.graph.opset import operations
 
 pytestmark = [
-    pytest.mark.skipif(not torch.__version__.startswith("2.13."), reason="the table of operations is that of torch 2.13"),
+    pytest.mark.skipif(
+        not torch.__version__.startswith("2.13."), reason="the table of operations is that of torch 2.13"
+    ),
     pytest.mark.skipif(find_spec("expecttest") is None, reason="torch's own samples need the package expecttest"),
 ]
 # Casts to the type that the samples have share memory, those to another do not; no sample has the very same size.

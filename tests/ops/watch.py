@@ -139,7 +139,9 @@ def samples() -> Iterator[tuple[Any, tuple[Any, ...], dict[str, Any]]]:
         if not info.dtypes or info.name.startswith("jiterator"):
             continue
         dtype = torch.float32 if torch.float32 in info.dtypes else min(info.dtypes, key=str)
-        forms = [form for each in (info, *info.aliases) for form in (each.op, each.method_variant, each.inplace_variant)]
+        forms = [
+            form for each in (info, *info.aliases) for form in (each.op, each.method_variant, each.inplace_variant)
+        ]
         for number, sample in enumerate(info.sample_inputs("cpu", dtype)):
             if number >= SAMPLES:
                 break

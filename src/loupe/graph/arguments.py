@@ -1,7 +1,7 @@
 """Say whether an operation takes the arguments that a node gives it, from the opset alone.
 
-What an operation takes is written as parameters: `input=tensor dim/other=number,tensor * dtype=none,dtype`. Each has its
-names (several, where forms of a function call one place differently) and the kinds of values that it may get. Names
+What an operation takes is written as parameters: `input=tensor dim/other=number,tensor * dtype=none,dtype`. Each has
+its names (several, where forms of a function call one place differently) and the kinds of values that it may get. Names
 after `*` are given by keyword only; what ends in dots may be given any number of times; `**` stands for all keywords.
 """
 
@@ -17,9 +17,7 @@ from loupe.graph.refusals import why_refused_attribute
 
 # The kinds of a leaf in an argument, and of containers. The value of an earlier node may be anything, so it may stand
 # wherever something may; a list may be a tuple, and what it holds is of the other kinds of its parameter.
-KINDS = (
-    "tensor number bool string none dtype device layout memory_format slice ellipsis list dict".split()
-)  # fmt: skip
+KINDS = "tensor number bool string none dtype device layout memory_format slice ellipsis list dict".split()
 _ANY = frozenset(KINDS)
 _NOTHING = frozenset(("none",))
 _TYPES: dict[type, str] = {

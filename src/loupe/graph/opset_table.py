@@ -1,4 +1,4 @@
-"""The allowed torch functions with what they do, cost and take; written by `scripts/list_ops.py`, not by hand.
+"""The allowed torch functions: what they do, cost and take; written by `scripts/list_ops.py`, not by hand.
 
 Each key is a namespace, an effect, a cost and marks; each entry has the parameters of the functions that follow them.
 """

@@ -53,7 +53,7 @@ REASONS: dict[str, Refusal] = {
         "it looks at a value in Python", "let the graph give the tensor, and look at it after the run"
     ),
     "kernel": Refusal("it is a kernel beneath another function", "use the public function above it"),
-    "symbolic": Refusal("it is for tracing with symbolic sizes", "use the function of Python or torch that it stands for"),
+    "symbolic": Refusal("it is for tracing with symbolic sizes", "use the function that it stands for"),
     "reflected": Refusal(
         "it is an operator with its sides changed", "use the operation of `operator` with the two values in that order"
     ),

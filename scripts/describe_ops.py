@@ -51,7 +51,8 @@ REFUSED = """
 ## What a graph may not name
 
 Each function and attribute in torch's listing of what can be overridden is above, or here with the reason. In a block
-that runs here they can be used all the same. A name that begins with an underscore is refused as a whole, but for the operators.
+that runs here they can be used all the same. A name that begins with an underscore is refused as a whole, but for the
+operators.
 """
 
 

@@ -14,6 +14,7 @@ CHANGES = {
     "a dropout that drops nothing": lambda h: F.dropout(h, 0.5, False).mul_(2),
     "the second of several views": lambda h: torch.broadcast_tensors(torch.zeros(1), h)[1].zero_(),
     "a transposition by einsum": lambda h: torch.einsum("ij->ji", h)[0].fill_(3),
+    "a view of what is given by name": lambda h: torch.linalg.diagonal(A=h).zero_(),
     "a conjugate of what is real": lambda h: torch.conj_physical(h).add_(1),
     "one of several in one": lambda h: torch.atleast_2d(torch.zeros(1), h)[1].neg_(),
 }

@@ -8,7 +8,7 @@ after `*` are given by keyword only; what ends in dots may be given any number o
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from functools import cache
+from functools import cache, lru_cache
 from typing import Any, Literal, NamedTuple
 
 from loupe.graph.node import Const, Named, Ref
@@ -35,6 +35,7 @@ _TYPES: dict[type, str] = {
     dict: "dict",
 }
 _NUMPY = {"axis": "dim", "keepdims": "keepdim", "x": "input", "a": "input", "x1": "input", "x2": "other"}
+_NUMPY_INPUT = tuple(own for own, name in _NUMPY.items() if name == "input")
 
 
 class Parameter(NamedTuple):
@@ -78,7 +79,7 @@ def wrong_arguments(name: str, args: Sequence[Any], kwargs: Mapping[str, Any]) -
     positional = [each for each in parameters_of(operation.takes) if not each.keyword_only]
     endless = bool(positional) and positional[-1].variadic
     if len(args) > len(positional) and not endless:
-        return f"{name} takes at most {len(positional)} arguments in order, not {len(args)}"
+        return f"{name} takes no more than {len(positional)} in order, not {len(args)}"
     for place, value in enumerate(args):
         parameter = positional[min(place, len(positional) - 1)]
         problem = _problem(parameter.kinds, value)
@@ -159,32 +160,43 @@ def given(name: str, parameter: str, args: Sequence[Any], kwargs: Mapping[str, A
     return None
 
 
+def first_argument(name: str, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
+    """What a node gives first, in order or by name: a view shares its memory, an operation in place changes it.
+
+    >>> first_argument("linalg.diagonal", (), {"A": Ref(0)})
+    Ref(node=0)
+    """
+    if args:
+        return args[0]
+    operation = operation_of(name)
+    names = () if operation is None else parameters_of(operation.takes)[0].names
+    return next((kwargs[each] for each in (*names, "input", *_NUMPY_INPUT) if each in kwargs), None)
+
+
 def changed_by(name: str, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Literal["nothing", "first", "any"]:
     """Which of its arguments an operation of the opset changes in place: the first, or any of them.
 
     >>> changed_by("nn.functional.relu", (Ref(0), True), {})
     'first'
     """
-    operation = operation_of(name)
-    if operation is None:
-        return "nothing"
-    if operation.effect == "inplace":
-        return "first"
-    switch, changing = _switches(operation.takes)
-    if switch and given(name, "inplace", args, kwargs):
+    always, switch, changing = _changing(name)
+    if always or (switch and given(name, "inplace", args, kwargs)):
         return "first"
     return "any" if any(given(name, each, args, kwargs) is not None for each in changing) else "nothing"
 
 
-@cache
-def _switches(takes: str) -> tuple[bool, tuple[str, ...]]:
-    """Whether an operation has the parameter `inplace`, and those through which it would change something else.
+@lru_cache(4096)
+def _changing(name: str) -> tuple[bool, bool, tuple[str, ...]]:
+    """Whether an operation changes its first argument, or may be told to, and through what it would change others.
 
     These last are the parameters that have to be None in a file, such as the running statistics of a norm.
     """
-    parameters = parameters_of(takes)
+    operation = operation_of(name)
+    if operation is None or operation.effect == "inplace":
+        return operation is not None, False, ()
+    parameters = parameters_of(operation.takes)
     switch = any("inplace" in each.names for each in parameters)
-    return switch, tuple(each.names[0] for each in parameters if each.kinds == _NOTHING)
+    return False, switch, tuple(each.names[0] for each in parameters if each.kinds == _NOTHING)
 
 
 def is_bounded(name: str, args: Sequence[Any], kwargs: Mapping[str, Any]) -> bool:

@@ -6,7 +6,7 @@ from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from loupe.graph.arguments import changed_by
+from loupe.graph.arguments import changed_by, first_argument
 from loupe.graph.node import Const, Event, Node, Ref, collect_refs, is_within
 from loupe.graph.opset import effect_of, operation_of
 
@@ -102,7 +102,7 @@ def _roots_of_result(
 
 
 def _roots_of_first(node: Node, roots: list[frozenset[Root]]) -> frozenset[Root]:
-    return _roots_of_argument(node.args[0] if node.args else node.kwargs.get("input"), roots)
+    return _roots_of_argument(first_argument(node.target, node.args, node.kwargs), roots)
 
 
 def _changes(graph: Graph, node: Node, changing: Collection[str]) -> bool:

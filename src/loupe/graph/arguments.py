@@ -180,22 +180,22 @@ def changed_by(name: str, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Lit
     'first'
     """
     always, switch, changing = _changing(name)
-    if always or (switch and given(name, "inplace", args, kwargs)):
+    if always or (switch is not None and (kwargs.get("inplace") or (switch < len(args) and args[switch]))):
         return "first"
-    return "any" if any(given(name, each, args, kwargs) is not None for each in changing) else "nothing"
+    return "any" if changing and any(given(name, each, args, kwargs) is not None for each in changing) else "nothing"
 
 
 @lru_cache(4096)
-def _changing(name: str) -> tuple[bool, bool, tuple[str, ...]]:
-    """Whether an operation changes its first argument, or may be told to, and through what it would change others.
+def _changing(name: str) -> tuple[bool, int | None, tuple[str, ...]]:
+    """Whether an operation changes its first argument, at which place it may be told to, and what changes others.
 
     These last are the parameters that have to be None in a file, such as the running statistics of a norm.
     """
     operation = operation_of(name)
     if operation is None or operation.effect == "inplace":
-        return operation is not None, False, ()
+        return operation is not None, None, ()
     parameters = parameters_of(operation.takes)
-    switch = any("inplace" in each.names for each in parameters)
+    switch = next((place for place, each in enumerate(parameters) if "inplace" in each.names), None)
     return False, switch, tuple(each.names[0] for each in parameters if each.kinds == _NOTHING)
 
 

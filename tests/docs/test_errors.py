@@ -23,7 +23,12 @@ def sections() -> dict[str, list[str]]:
     return found
 
 
-EXAMPLES = {name: blocks for name, blocks in sections().items() if name not in ("Errors", "OverwrittenWarning")}
+EXAMPLES = [
+    (name, *pair)
+    for name, blocks in sections().items()
+    if name not in ("Errors", "OverwrittenWarning")
+    for pair in zip(blocks[::2], blocks[1::2], strict=True)
+]
 
 
 def without_place(text: str) -> str:
@@ -31,11 +36,10 @@ def without_place(text: str) -> str:
     return re.sub(r"\n  at .*\n    .*", "", text).strip()
 
 
-@pytest.mark.parametrize("name", EXAMPLES)
-def test_every_example_raises_its_error_with_the_text_that_is_shown(name, tmp_path, monkeypatch):
+@pytest.mark.parametrize(("name", "program", "said"), EXAMPLES, ids=[name for name, _, _ in EXAMPLES])
+def test_every_example_raises_its_error_with_the_text_that_is_shown(name, program, said, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setitem(linecache.cache, PAGE, (0, None, text_of(PAGE).splitlines(keepends=True), PAGE))
-    program, said = EXAMPLES[name]
     names: dict[str, object] = {"__name__": "errors"}
     exec(compile(sections()["Errors"][0], PAGE, "exec"), names)
     with warnings.catch_warnings(record=True) as told:

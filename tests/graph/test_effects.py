@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from loupe.errors import GraphError
-from loupe.graph.opset import DEMANDS, OPSET, changed_by, effect_of
+from loupe.graph.changes import DEMANDS, changed_by, switch_of
+from loupe.graph.opset import OPSET, operation_of
 from loupe.ops.table import function_of
 from loupe.runtime.tensors import storage_of, storages_of
 
@@ -34,6 +35,7 @@ def test_the_arguments_that_demand_a_change_stand_where_torch_has_them():
             if called in DEMANDING and parameter.kind is parameter.POSITIONAL_OR_KEYWORD:
                 found[name] = (place, called)
     known = {name: (demand.place, demand.name) for name, demand in DEMANDS.items() if name in dict(functions())}
+    known |= {name: (place, "inplace") for name in OPSET if (place := switch_of(name)) is not None}
     assert known.pop("torch.instance_norm") == (5, "use_input_stats")  # it has no signature, and says so in its errors
     assert found == known
 
@@ -52,8 +54,10 @@ def test_what_is_said_to_be_pure_gives_no_memory_of_its_argument_and_changes_not
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         for name, function in functions():
-            if effect_of(name) != "pure" or not name.startswith(
-                ("torch.", "nn.", "linalg.", "fft.", "special.", "Tensor.")
+            if (
+                operation_of(name).shares != "nothing"
+                or operation_of(name).draws
+                or not name.startswith(("torch.", "nn.", "linalg.", "fft.", "special.", "Tensor."))
             ):
                 continue
             for further in FURTHER:

@@ -15,7 +15,7 @@ from loupe.files.tensors import named, object_of, to_constant, to_tensor
 from loupe.graph.generation import GENERATION_OPTIONS
 from loupe.graph.graph import Graph
 from loupe.graph.node import Const, Named, Node, map_argument
-from loupe.graph.portable import why_not_portable
+from loupe.graph.portable import why_not_portable, why_wrong
 from loupe.wire.arguments import DTYPES
 from loupe.wire.constants import Constant
 
@@ -57,11 +57,15 @@ class _Leaving:
             wrong = why_not_portable(node)
             if wrong is not None:
                 raise PortableError(wrong[0], remedy=wrong[1], line=node.line)
-        return replace(
+        left = replace(
             node,
             args=tuple([self._argument(arg) for arg in node.args]),
             kwargs={key: self._argument(value) for key, value in node.kwargs.items()},
         )
+        wrong = why_wrong(left) if node.kind == "apply" else None
+        if wrong is not None:
+            raise PortableError(wrong[0], remedy=wrong[1], line=node.line)
+        return left
 
     def _option(self, name: str, value: Any) -> Any:
         if name not in GENERATION_OPTIONS:

@@ -8,6 +8,7 @@ from loupe.errors import GraphError
 from loupe.graph.graph import Graph
 from loupe.graph.node import Const, Event, Kind, Node, Ref, Site, map_argument
 from loupe.graph.opset import is_portable
+from loupe.graph.refusals import why_refused
 
 KINDS = get_args(Kind)
 
@@ -32,9 +33,7 @@ def lint(graph: Graph) -> None:
             raise _broken(node, f"node %{place} ({node.kind}) names nothing", "give it a path, or a name")
         _check_arguments(graph, node)
         if node.kind == "apply" and not is_portable(node.target) and node.target not in graph.functions:
-            raise _broken(
-                node, f"node %{place} names the unknown operation {node.target!r}", "use an operation of the opset"
-            )
+            raise _not_allowed(node)
         if node.kind in ("save", "cache"):
             if node.target in names:
                 raise _broken(
@@ -65,6 +64,14 @@ def _check_arguments(graph: Graph, node: Node) -> None:
         raise _broken(node, f"node %{node.id} ({node.kind}) takes one value, not {len(node.args)}", "give it one value")
     if node.kind == "save" and type(node.args[0]) is not Ref:
         raise _broken(node, f"node %{node.id} saves something that is no node", "save the value of a node")
+
+
+def _not_allowed(node: Node) -> GraphError:
+    refusal = why_refused(node.target)
+    if refusal is None:
+        fact = f"node %{node.id} names the unknown operation {node.target!r}"
+        return _broken(node, fact, "use an operation of the opset")
+    return _broken(node, f"node %{node.id} names {node.target!r}, which is refused: {refusal.fact}", refusal.remedy)
 
 
 def _broken(node: Node, fact: str, remedy: str) -> GraphError:

@@ -1,83 +1,135 @@
-"""List the operations that a graph may name, with the effect of each; data, with no torch behind it.
+"""List the operations that a graph may name, with what each does, costs and takes; data, with no torch behind it.
 
 A name is `space.function`: `torch.softmax`, `Tensor.mean`, `nn.functional.relu`, `operator.getitem`, `loupe.logits`.
 Names that begin with `local.` stand for a user's own Python function: they run here and cannot leave the process.
+
+The names are loupe's own, those of torch 2.13: a file keeps its meaning where a later torch calls a function otherwise.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any, Literal, NamedTuple, cast
+import re
+from functools import cache
+from typing import Literal, NamedTuple, cast
 
-from loupe.graph.opset_table import TABLE
+from loupe.graph.opset_table import OUTPUT_FIELDS, RESULT_FIELDS, TABLE
 
 Effect = Literal["pure", "view", "inplace", "random", "unknown"]
+Cost = Literal["free", "linear", "product", "cubic"]
+Shares = Literal["nothing", "first", "all"]
 
-# "view" says that the result may share memory with the first argument, "inplace" that the first argument is changed
-# and returned.
-OPERATORS: dict[str, dict[str, str]] = {
-    "operator": {
-        "pure": """
-            add sub mul truediv floordiv mod pow matmul neg abs invert and_ or_ xor lshift rshift
-            eq ne lt le gt ge divmod
-        """,
-        "view": "getitem pos",
-        "inplace": "setitem iadd isub imul itruediv ifloordiv imod ipow imatmul iand ior ixor ilshift irshift delitem",
-    },
-    "python": {"view": "getattr call_method"},
-    "loupe": {
-        "view": "hidden_states logits first_input last_step",
-        "pure": "with_hidden_states with_logits with_item",
-        "inplace": "require_grad retain_grad set_item",
-    },
+# The operations that are no functions of torch, written as the generated table is: under a namespace, an effect, a cost
+# and marks stand the parameters, and the names of what takes them.
+OWN: dict[str, str] = {
+    "operator pure linear": """
+        (a=tensor,number,bool,list b=tensor,number,bool,list)
+            add
+        (a=tensor,number,bool b=tensor,number,bool)
+            sub mul truediv floordiv mod pow and_ or_ xor lshift rshift divmod
+        (a=tensor,number,bool) neg abs invert
+        (a=any b=any) eq ne lt le gt ge
+    """,
+    "operator pure product": "(a=tensor b=tensor) matmul",
+    "operator view free": """
+        (a=any b=any) getitem
+        (a=tensor,number,bool) pos
+    """,
+    "operator inplace linear": """
+        (a=any b=any c=any) setitem
+        (a=any b=any) delitem
+        (a=tensor,number,bool,list b=tensor,number,bool,list) iadd
+        (a=tensor,number,bool b=tensor,number,bool)
+            isub imul itruediv ifloordiv imod ipow iand ior ixor ilshift irshift
+    """,
+    "operator inplace product": "(a=tensor b=tensor) imatmul",
+    "python view free": """
+        (value=any name=string) getattr
+        (value=any name=string arguments...=any **=any) call_method
+    """,
+    "loupe view free": """
+        (output=any) hidden_states logits
+        (inputs=any) first_input
+        (steps=any step=number) last_step
+    """,
+    "loupe pure free": """
+        (output=any value=any) with_hidden_states with_logits
+        (value=any key=any item=any) with_item
+    """,
+    "loupe inplace free": """
+        (value=any tracked=bool) require_grad
+        (value=any) retain_grad
+    """,
+    "loupe inplace linear": "(value=any key=any item=any) set_item",
 }
+_ENTRY = re.compile(r"\(([^()]*)\)([^()]*)")
 
 
-def _effects() -> dict[str, Effect]:
-    found: dict[str, Effect] = {}
-    for spaces in (TABLE, OPERATORS):
-        for space, kinds in spaces.items():
-            for effect, text in kinds.items():
-                for name in text.split():
-                    found[f"{space}.{name}"] = cast(Effect, effect)
+class Operation(NamedTuple):
+    """What is known of an operation before it runs.
+
+    `effect` says what it does to memory: "view", that the result may share the memory of the first argument, "inplace",
+    that the first argument is changed and returned. `draws`: it takes random numbers, also in place. `shares` says with
+    which tensors the result may have memory in common. `cost` is the class of its work at worst: "free" for views and
+    attributes, "linear" in the elements of arguments and result, "product" for products, orders and transforms, "cubic"
+    for decompositions. `bounded`: the size of its result follows from the shapes and the numbers that it is given, so a
+    run on meta tensors can tell it. `takes` are its parameters, in the words of `loupe.graph.arguments`.
+    """
+
+    name: str
+    effect: Effect
+    cost: Cost
+    bounded: bool
+    draws: bool
+    shares: Shares
+    takes: str
+
+
+@cache
+def operations() -> dict[str, Operation]:
+    """All operations of the opset by name.
+
+    >>> operations()["linalg.svd"].cost
+    'cubic'
+    """
+    found: dict[str, Operation] = {}
+    for table in (TABLE, OWN):
+        for key, text in table.items():
+            space, effect, cost, *marks = key.split()
+            shares = "all" if "all" in marks else "first" if effect in ("view", "inplace") or "shares" in marks else ""
+            facts = (
+                cast(Effect, effect),
+                cast(Cost, cost),
+                "unbounded" not in marks,
+                effect == "random" or "draws" in marks,
+                cast(Shares, shares or "nothing"),
+            )
+            for takes, names in _ENTRY.findall(text):
+                for leaf in names.split():
+                    name = f"{space}.{leaf}"
+                    found[name] = Operation(name, *facts, " ".join(takes.split()))
     return found
 
 
-OPSET: dict[str, Effect] = _effects()
+OPSET: dict[str, Effect] = {name: operation.effect for name, operation in operations().items()}
 TRACKING = frozenset(("loupe.require_grad", "loupe.retain_grad"))  # these ask for the gradient of their argument
 
 TENSOR_METHODS = frozenset(name.removeprefix("Tensor.") for name in OPSET if name.startswith("Tensor."))
 TENSOR_ATTRIBUTES = frozenset("T H mT mH real imag data grad requires_grad is_leaf layout itemsize nbytes".split())
 OBJECT_METHODS = frozenset("keys values items get to_tuple index count get_seq_length".split())
+# What a graph in a file may read of a tensor: no other memory than its own, and nothing of autograd's.
+_TENSOR_FIELDS = (TENSOR_ATTRIBUTES - {"data", "grad"}) | frozenset(
+    "shape ndim dtype device is_cpu is_cuda is_meta is_nested is_quantized is_sparse".split()
+)
+PORTABLE_ATTRIBUTES = _TENSOR_FIELDS | frozenset(RESULT_FIELDS.split()) | frozenset(OUTPUT_FIELDS.split())
 
 
-class Demand(NamedTuple):
-    """An argument that demands a change in place: where it stands, and the arguments that are changed then."""
+def operation_of(name: str) -> Operation | None:
+    """What is known of an operation; None for a name that is not in the opset.
 
-    place: int
-    name: str
-    changes: tuple[tuple[int, str], ...]
-    unless_given: bool = False  # whether the change is made where the argument is left out
-
-
-def _demands() -> dict[str, Demand]:
-    inplace = """
-        alpha_dropout 3 celu 2 dropout 3 dropout1d 3 dropout2d 3 dropout3d 3 elu 2 feature_alpha_dropout 3 hardsigmoid 1
-        hardswish 1 hardtanh 3 leaky_relu 2 mish 1 relu 1 relu6 1 rrelu 4 selu 1 silu 1 threshold 3
-    """.split()
-    places = zip(inplace[::2], map(int, inplace[1::2]), strict=True)
-    found = {f"nn.functional.{name}": Demand(place, "inplace", ((0, "input"),)) for name, place in places}
-    for name, place in {"torch.norm": 4, "torch.tensordot": 3, "nn.functional.normalize": 4}.items():
-        found[name] = Demand(place, "out", ((place, "out"),))
-    found["nn.functional.embedding"] = Demand(3, "max_norm", ((1, "weight"),))
-    found["nn.functional.embedding_bag"] = Demand(3, "max_norm", ((0, "input"), (1, "weight")))  # in either order
-    running = ((1, "running_mean"), (2, "running_var"))
-    found["nn.functional.instance_norm"] = Demand(5, "use_input_stats", running, unless_given=True)
-    found["torch.instance_norm"] = Demand(5, "use_input_stats", ((3, "running_mean"), (4, "running_var")))
-    return found
-
-
-DEMANDS = _demands()  # of operations that change nothing otherwise
+    >>> operation_of("torch.nonzero").bounded
+    False
+    """
+    return operations().get(name)
 
 
 def effect_of(name: str) -> Effect:
@@ -90,23 +142,10 @@ def is_portable(name: str) -> bool:
     return name in OPSET
 
 
-def changed_by(name: str, args: Sequence[Any], kwargs: Mapping[str, Any]) -> list[Any]:
-    """Those of an operation's arguments that it changes in place.
+def is_portable_attribute(name: str) -> bool:
+    """Whether a graph in a file may read this attribute: of a tensor, of torch's named results, or of a model's output.
 
-    A function outside the table says so by `out` or `inplace`, or does not say so.
+    >>> is_portable_attribute("logits"), is_portable_attribute("__class__")
+    (True, False)
     """
-    if kwargs.get("out") is not None:
-        return [kwargs["out"]]
-    if effect_of(name) == "inplace":
-        return [args[0]] if args else list(kwargs.values())
-    demand = DEMANDS.get(name)
-    if demand is None:
-        return [args[0] if args else kwargs.get("input")] if kwargs.get("inplace") else []
-    if not _is_on(args[demand.place] if len(args) > demand.place else kwargs.get(demand.name, demand.unless_given)):
-        return []
-    return [args[place] if len(args) > place else kwargs.get(called) for place, called in demand.changes]
-
-
-def _is_on(demanded: Any) -> bool:
-    """Whether an argument demands something; one that is not known yet may do so."""
-    return demanded is not None and not (type(demanded) in (bool, int, float) and not demanded)
+    return name in PORTABLE_ATTRIBUTES

@@ -6,8 +6,10 @@ from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from loupe.graph.arguments import first_argument
+from loupe.graph.changes import changed_by
 from loupe.graph.node import Const, Event, Node, Ref, collect_refs, is_within
-from loupe.graph.opset import changed_by, effect_of
+from loupe.graph.opset import effect_of, operation_of
 
 if TYPE_CHECKING:
     from loupe.graph.graph import Graph
@@ -92,11 +94,12 @@ def _roots_of_result(
         return fresh
     if node.kind == "call":
         return used | fresh
-    effect = effect_of(node.target)
-    if effect in ("view", "inplace"):
-        return _roots_of_argument(node.args[0] if node.args else node.kwargs.get("input"), roots) or used or fresh
-    if effect in ("unknown", "random") or changed_by(node.target, node.args, node.kwargs):  # dropout may do nothing
+    operation = operation_of(node.target)
+    changed = changed_by(node.target, node.args, node.kwargs)
+    if operation is None or operation.shares == "all" or (changed and operation.effect != "inplace"):
         return used | fresh
+    if operation.shares == "first":
+        return _roots_of_argument(first_argument(node.target, node.args, node.kwargs), roots) or used or fresh
     return fresh
 
 

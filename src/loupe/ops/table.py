@@ -12,6 +12,7 @@ import torch
 
 from loupe.errors import GraphError, nearest
 from loupe.graph.opset import OBJECT_METHODS, OPSET, TENSOR_ATTRIBUTES, TENSOR_METHODS
+from loupe.graph.refusals import why_refused
 from loupe.ops.gradients import require_grad, retain_grad
 from loupe.ops.views import (
     first_input,
@@ -85,6 +86,7 @@ _DUNDERS = {
     "__and__": "operator.and_",
     "__or__": "operator.or_",
     "__xor__": "operator.xor",
+    "__invert__": "operator.invert",
     "__lshift__": "operator.lshift",
     "__rshift__": "operator.rshift",
     "__eq__": "operator.eq",
@@ -104,6 +106,8 @@ _DUNDERS = {
     "__iand__": "operator.iand",
     "__ior__": "operator.ior",
     "__ixor__": "operator.ixor",
+    "__ilshift__": "operator.ilshift",
+    "__irshift__": "operator.irshift",
 }
 
 
@@ -114,7 +118,8 @@ def function_of(name: str) -> Callable[..., Any]:
     Raises GraphError for a name that is not allowed, or that the installed torch does not have.
     """
     if name not in OPSET:
-        raise GraphError(f"no operation {name!r} is allowed in a graph", remedy=nearest(name, sorted(OPSET)))
+        fact, remedy = why_refused(name) or ("", nearest(name, sorted(OPSET)))
+        raise GraphError(f"no operation {name!r} is allowed in a graph" + (fact and f": {fact}"), remedy=remedy)
     if name in _OWN:
         return _OWN[name]
     space, _, leaf = name.rpartition(".")

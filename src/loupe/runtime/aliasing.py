@@ -11,8 +11,9 @@ from typing import Any, Protocol
 import torch
 
 from loupe.errors import Line, OrderError, OverwrittenWarning, RowsError
+from loupe.graph.changes import changed_by
 from loupe.graph.node import Event, Node
-from loupe.graph.opset import TRACKING, changed_by
+from loupe.graph.opset import TRACKING
 from loupe.graph.passes import changed_refs, is_opaque
 from loupe.runtime.plan import Plan
 from loupe.runtime.tensors import agree, map_tensors, share_memory, storages_of, tensors_in, version_of

@@ -10,8 +10,7 @@ from loupe.graph.generation import GENERATION_OPTIONS
 from loupe.graph.graph import Graph
 from loupe.graph.lint import lint
 from loupe.graph.node import Node
-from loupe.graph.opset import OPSET
-from loupe.graph.portable import why_not_portable
+from loupe.graph.portable import why_not_portable, why_wrong
 
 _PASSED = re.compile(r"block(\d{1,9})\.(.+)", re.DOTALL)
 
@@ -56,14 +55,6 @@ def check_session(graphs: Sequence[Graph]) -> None:
 
 
 def _check_operation(node: Node) -> None:
-    name = node.target
-    if name not in OPSET:
-        if name.startswith("local."):
-            raise WireError(
-                f"node {node.id} calls {name!r:.80}, a function of somebody's own process",
-                remedy="write it with torch functions",
-            )
-        raise WireError(f"node {node.id} names the unknown operation {name!r:.80}", remedy=nearest(name, sorted(OPSET)))
-    wrong = why_not_portable(node)
+    wrong = why_not_portable(node) or why_wrong(node)
     if wrong is not None:
         raise WireError(f"node {node.id}: {wrong[0]}", remedy=wrong[1])

@@ -17,7 +17,8 @@ from torch.overrides import TorchFunctionMode
 from torch.testing._internal.common_methods_invocations import op_db
 from torch.utils._pytree import tree_leaves, tree_map
 
-from loupe.graph.arguments import changed_by, is_bounded, wrong_arguments
+from loupe.graph.arguments import is_bounded, wrong_arguments
+from loupe.graph.changes import changed_by
 from loupe.graph.node import Const, Named
 from loupe.graph.opset import operation_of
 from loupe.ops.table import function_name
@@ -100,18 +101,17 @@ class Watch(TorchFunctionMode):
         operation = operation_of(name)
         tensors = tensors_in((args, kwargs))
         first = tensors_in(args[:1]) or tensors[:1]
-        told = changed_by(name, *node)
+        told = tensors_in(changed_by(name, args, kwargs))
         changed = [tensor for tensor, version in zip(tensors, versions, strict=True) if tensor._version != version]
         if changed:
             self.found["did change"].add(name)
-            known = told == "any" or (told == "first" and all(any(each is own for own in first) for each in changed))
-            if not known:
+            if not all(any(each is own for own in told) for each in changed):
                 self.found["changes"].add(name)
         own, others = places(first), places(tensors) - places(first)
         shared = places(tensors_in(result))
         if shared & (own | others):
             self.found["did share"].add(name)
-        if shared & own and operation.shares == "nothing" and told == "nothing":
+        if shared & own and operation.shares == "nothing" and not told:
             self.found["shares"].add(f"{name}: first")
         if shared & others and operation.shares != "all":
             self.found["shares"].add(f"{name}: others")

@@ -20,7 +20,7 @@ from loupe.runtime.collect import Collector, cached_events, counting_events
 from loupe.runtime.gradients import WITHOUT_CHECKPOINT
 from loupe.runtime.host import Batch, Host
 from loupe.runtime.interpreter import Interpreter, Surroundings
-from loupe.runtime.leaves import Leaves
+from loupe.runtime.leaves import Leaves, Untracked
 from loupe.runtime.offloaded import parameter_at, send_away
 from loupe.runtime.plain import set_plain
 from loupe.runtime.plan import Plan
@@ -187,21 +187,24 @@ class Pass:
         self._settings_key = self._key_of(plan)
         try:
             with self._settings(plan, model):
-                put_back = set_plain(self._tree.unusual(model))
+                unusual = self._tree.unusual(model)
+                put_back = set_plain(unusual) if unusual else None
                 try:
                     with self._grad_mode(plan):
                         self._attach_and_call(plan, model)
                 except BaseException:
-                    if self._tree.has_own(model, "_hf_hook"):
+                    if self._tree.has_own("_hf_hook"):
                         send_away(self._tree.modules(model))
                     raise
                 finally:
                     self._taps.detach()
-                    put_back()
+                    if put_back is not None:
+                        put_back()
         except StopPass:
             self.stopped_early = True
         finally:
-            self._exchange_parameters(back=True)
+            if self._set_aside:
+                self._exchange_parameters(back=True)
             self._open.clear()
             if self._collector is not None:
                 self.interpreter.results.update(self._collector.results)
@@ -280,7 +283,7 @@ class Pass:
                 result = event.path == RESULT and self._batch.method == "generate"
                 site = OpenSite(event, value, self._rows, RowsFirst(value) if result else self._axes)
             self._stand_at(site)
-            for node, before, after in site.changed:
+            for node, before, after in site.changed or ():
                 self._note_change(node, before, after)
             value = site.value
         if self._collector is not None and event.op is None:
@@ -363,7 +366,7 @@ class Pass:
 
     def _tracking(self) -> AbstractContextManager[None]:
         """Track gradients where the pass does, of the weights that it asks about alone."""
-        return self._leaves.tracked(self._weights_asked) if self._with_grad else torch.no_grad()
+        return self._leaves.tracked(self._weights_asked) if self._with_grad else Untracked()
 
     def _parameter(self, path: str) -> Any:
         value = parameter_at(self._modules, path)

@@ -20,11 +20,7 @@ class History:
 
     def __init__(self, values: Mapping[int, Any]) -> None:
         self._values = values
-        self._changed: frozenset[Root] = frozenset()
-
-    def load(self, plan: Plan) -> None:
-        """Take a plan, or the longer plan of a graph that has grown since."""
-        self._changed = plan.changed
+        self.changed: frozenset[Root] = frozenset()  # what an in-place change of the graph may be about
 
     @contextmanager
     def around(self, plan: Plan, node: Node) -> Generator[None]:
@@ -36,7 +32,7 @@ class History:
             value
             for ref in node.refs()
             if isinstance(value := self._values.get(ref), torch.Tensor)
-            and (roots[ref] & self._changed if roots else arrival_of(value) and not value.requires_grad)
+            and (roots[ref] & self.changed if roots else arrival_of(value) and not value.requires_grad)
         ]
         if not fragile:
             yield

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
 from heapq import heappop, heappush
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
@@ -26,8 +25,7 @@ from loupe.runtime.plan import Plan, waits_for_pass
 from loupe.runtime.tensors import summary
 
 
-@dataclass(frozen=True, slots=True)
-class Surroundings:
+class Surroundings(NamedTuple):
     """What nodes need beside values: the model's modules and parameters, and what surrounds a call of a module.
 
     `weights` gives the model's own parameters by their ids, `visit` opens sites that open together.
@@ -79,8 +77,8 @@ class Interpreter:
         """Take a plan, or the longer plan of a graph that has grown since."""
         fresh = self.plan is None
         self.plan = plan
-        self._history.load(plan)
-        self._devices.load(plan)
+        self._history.changed = plan.changed
+        self._devices.written = plan.written
         if fresh:
             self.wanted = set(plan.wanted)
             self._unmet, self._waiters = dict(plan.unmet), dict(plan.waiters)
@@ -124,11 +122,12 @@ class Interpreter:
 
     def close(self, tap: Tap) -> None:
         """Close a site; a write that is still waiting there can never happen."""
+        plan, done = self.plan, self.done
+        assert plan is not None
         self._taps.remove(tap)
-        assert self.plan is not None
-        for node_id in self.plan.gates.get(tap.event, ()):
-            if node_id not in self.done:
-                raise late_write(self.plan, self.done, self.plan.graph[node_id])
+        for node_id in plan.gates.get(tap.event, ()):
+            if node_id not in done:
+                raise late_write(plan, done, plan.graph[node_id])
 
     def settle_last_steps(self) -> None:
         """The model has returned: a value of a step that has not happened is that of the last one."""
@@ -217,7 +216,8 @@ class Interpreter:
         return value
 
     def _tap_of(self, node: Node) -> Tap:
-        event = node.site.event
+        assert self.plan is not None
+        event = self.plan.events[node.id]
         taps = self._taps
         place = len(taps) - 1
         while taps[place].event != event:

@@ -60,7 +60,7 @@ class LocalRun:
         scans: bool = False,
     ) -> None:
         self._scans = scans
-        self._constants = ConstantsWithoutData()
+        self._constants = ConstantsWithoutData() if scans else None
         self._host = host
         self._given: Given = Nothing() if given is None else given
         self._came_in: dict[str, Any] = {}
@@ -79,9 +79,10 @@ class LocalRun:
         self._failed: set[int] = set()
         self._scanned = False
         self._stepwise = False
+        self._called: set[str] = set()
         self._looked_through = 0
         self._flat: Unrolled | None = None
-        self._describer = Describer(graph, scanner, self._given.describe)
+        self._describer: Describer | None = None
         self._locked = False
 
     describes = True
@@ -98,7 +99,7 @@ class LocalRun:
             self._start.restore()
             self._start = None
         self._axes = None
-        self._describer.forget()
+        self._describer = None
         return len(self._inputs) - 1
 
     def collect_weights(self) -> None:
@@ -177,6 +178,8 @@ class LocalRun:
             for event, other in stand_ins.items():
                 if event not in scan.values and other in scan.values:
                     scan.values[event] = scan.values[other]
+            if self._describer is None:
+                self._describer = Describer(self._graph, self._scanner, self._given.describe)
             return self._describer.describe(node, scan, Rows(batch.rows, batch.total), self._site_axes())
         except Undescribed:
             return self._reach(node) if steps is None else self._at_first_step(node)
@@ -250,14 +253,17 @@ class LocalRun:
                 raise InputError(
                     "the block has no input", remedy="pass a prompt to trace(...), or use tracer.invoke(prompt)"
                 )
-            graph = self._unrolled().graph
+            graph = self._graph if not self._scans and not self._is_stepwise() else self._unrolled().graph
             plan = self._scanner.plans.of(graph, changing=self._changing(), everything=self._scans)
             if self._pass is not None and not plan.wanted and plan.live <= self._pass.interpreter.done:
                 return Outcome({})  # peeks were all that the block was about
             self._proceed(plan, last=True)
             assert self._pass is not None
             interpreter = self._pass.interpreter
-            if interpreter.stopped:
+            error: LoupeError | None = None
+            if plan.live <= interpreter.done:
+                pass
+            elif interpreter.stopped:
                 error = self._missed().below_stop(plan, interpreter.done)
             elif self._pass.stopped_early:
                 error = self._missed().never_reached(plan, interpreter.done, self._attached)
@@ -392,16 +398,25 @@ class LocalRun:
 
     def _is_stepwise(self) -> bool:
         """Whether a node of the graph is about several steps."""
-        nodes = self._graph.nodes
-        while not self._stepwise and self._looked_through < len(nodes):
-            self._stepwise = nodes[self._looked_through].steps is not None
-            self._looked_through += 1
+        self._look_through()
         return self._stepwise
+
+    def _look_through(self) -> None:
+        """Take down of the nodes that are new what is asked at each turn: the steps, the modules that are called."""
+        nodes = self._graph.nodes
+        for place in range(self._looked_through, len(nodes)):
+            node = nodes[place]
+            if node.steps is not None:
+                self._stepwise = True
+            if node.kind == "call":
+                self._called.add(node.target)
+        self._looked_through = len(nodes)
 
     def _unrolled(self) -> Unrolled:
         """The graph without step-wise nodes; a pass that knows their copies by other numbers is given up."""
         if self._scans:
             flat = unroll(self._graph, 1)
+            assert self._constants is not None
             return replace(flat, graph=self._constants.graph(flat.graph))
         if not self._is_stepwise():
             return unroll(self._graph, 1)
@@ -423,7 +438,8 @@ class LocalRun:
 
     def _changing(self) -> set[str]:
         """The modules called by the block that change their arguments in place, as `nn.ReLU(inplace=True)` does."""
-        called = {node.target for node in self._graph if node.kind == "call"}
+        self._look_through()
+        called = self._called
         return {path for path in called if any(getattr(m, "inplace", False) for m in self._modules(path).modules())}
 
     def _site_axes(self) -> SiteAxes:

@@ -33,7 +33,7 @@ class Plan:
     `readers[r]` take a value that may share memory with the root r, in order; those under None take one of a site's.
     `saves` are the nodes that save, by name.
 
-    What a run begins with: `unmet[n]` is how much node n waits for, `waiters[n]` wait for it, `ready` wait for nothing;
+    What a run looks up: `events[n]` is the moment of a read or write, `unmet[n]` is how much node n waits for, `waiters[n]` wait for it, `ready` wait for nothing;
     `uses[n]` is how often a value is taken, `frees[n]` are the values of which node n takes one use. `constants` are
     the nodes that take constants, `written` the constants that a function of torch changes in place. `backwards` are
     the backward passes, `differentiated` the nodes of which a gradient is asked for; `tracks` says that a line asks for
@@ -53,6 +53,7 @@ class Plan:
     caches: tuple[int, ...]
     readers: dict[Root | None, tuple[int, ...]]
     saves: dict[str, int]
+    events: dict[int, Event]
     unmet: dict[int, int]
     waiters: dict[int, tuple[int, ...]]
     ready: tuple[int, ...]
@@ -165,6 +166,7 @@ def make_plan(
         caches=caches,
         readers=_readers(graph, live, memory, reads),
         saves={node.target: node.id for node in graph if node.kind == "save" and node.id in live},
+        events={node: event for event, nodes in gates.items() for node in nodes},
         unmet=unmet,
         waiters={node: tuple(found) for node, found in waiters.items()},
         ready=tuple(node for node, count in unmet.items() if not count),

@@ -309,15 +309,16 @@ class Taps:
         self._tapped.add((path, phase))
         if phase == "skip" and (path, "in") not in self._tapped:
             self._tap(module, path, "in")  # it counts the calls
+        hooked = phase != "skip" and _has_hooks(module)
+        if hooked:
+            self._hook(module, path, phase)
+            return
         wrapped = self._wrapped.get(id(module))
-        if wrapped is None and (phase == "skip" or not _has_hooks(module)):
+        if wrapped is None:
             wrapped = self._wrapped[id(module)] = _Wrapped()
             self._undo.append(wrap_forward(module, lambda forward: self._passing(module, wrapped, forward)))
         if phase == "skip":
-            assert wrapped is not None
             wrapped.skips.append(path)
-        elif _has_hooks(module) or wrapped is None:
-            self._hook(module, path, phase)
         elif phase == "in":
             wrapped.begins.append(path)
         else:

@@ -45,14 +45,18 @@ class Tree:
     def unusual(self, root: nn.Module) -> Collection[nn.Module]:
         """The modules that may be compiled or gradient-checkpointed, or that have a forward of their own."""
         self.modules(root)
-        if not any(any(map(dict.get, self._own, repeat(name))) for name in _OWN):
+        compiled, forward, checkpointing = _OWN
+        if not (
+            any(map(dict.get, self._own, repeat(compiled)))
+            or any(map(dict.get, self._own, repeat(forward)))
+            or any(map(dict.get, self._own, repeat(checkpointing)))
+        ):
             return self._special
         own = [module for module in self._modules if any(map(module.__dict__.get, _OWN))]
         return [*own, *(module for module in self._special if module not in own)]
 
-    def has_own(self, root: nn.Module, name: str) -> bool:
-        """Whether a module of a model has an attribute of its own of this name."""
-        self.modules(root)
+    def has_own(self, name: str) -> bool:
+        """Whether a module that is known has an attribute of its own of this name."""
         return any(map(dict.__contains__, self._own, repeat(name)))
 
     def _is_current(self, root: nn.Module) -> bool:

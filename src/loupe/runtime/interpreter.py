@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import torch
 
 from loupe.errors import LoupeError, OperationError
-from loupe.graph.node import Const, Event, Node, Ref, map_argument
+from loupe.graph.node import Const, Event, Node, Ref
 from loupe.graph.steps import LAST_STEP
 from loupe.ops.gradients import without_history
 from loupe.ops.modes import in_modes
@@ -23,6 +23,9 @@ from loupe.runtime.history import History
 from loupe.runtime.missed import late_write
 from loupe.runtime.plan import Plan, waits_for_pass
 from loupe.runtime.tensors import summary
+
+
+_NUMBERS = frozenset((int, type(None)))
 
 
 class Surroundings(NamedTuple):
@@ -194,11 +197,6 @@ class Interpreter:
         for held in (self.values, self.results, self._snapshots, self._taps):
             held.clear()
 
-    def pending_events(self) -> list[Event]:
-        """The moments that nodes still wait for."""
-        assert self.plan is not None
-        return [event for event, nodes in self.plan.gates.items() if any(node not in self.done for node in nodes)]
-
     # -- the kinds of node ---------------------------------------------------------------------------------------------
 
     def _read(self, node: Node) -> Any:
@@ -313,8 +311,15 @@ class Interpreter:
         if kind is Const:
             assert self.plan is not None
             return self.plan.graph.constants[arg.index]
-        if kind is tuple or kind is list or kind is dict or kind is slice:
-            return map_argument(arg, lambda leaf: self._resolve(node, leaf) if type(leaf) in (Ref, Const) else leaf)
+        if kind is tuple:
+            return tuple([self._resolve(node, item) for item in arg])
+        if kind is list:
+            return [self._resolve(node, item) for item in arg]
+        if kind is slice:
+            bounds = (arg.start, arg.stop, arg.step)
+            return arg if _NUMBERS.issuperset(map(type, bounds)) else slice(*self._resolve(node, bounds))
+        if kind is dict:
+            return {key: self._resolve(node, item) for key, item in arg.items()}
         return arg
 
     def _device_for(self, node: Node) -> torch.device | None:

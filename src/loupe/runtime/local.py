@@ -440,7 +440,7 @@ class LocalRun:
         """The modules called by the block that change their arguments in place, as `nn.ReLU(inplace=True)` does."""
         self._look_through()
         called = self._called
-        return {path for path in called if any(getattr(m, "inplace", False) for m in self._modules(path).modules())}
+        return called and {path for path in called if any(getattr(m, "inplace", False) for m in self._modules(path).modules())}
 
     def _site_axes(self) -> SiteAxes:
         if self._axes is None:

@@ -12,7 +12,7 @@ from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from loupe.errors import LoupeError, OperationError, OrderError, WriteError
-from loupe.graph.node import RESULT, Event, Node, Site, is_within
+from loupe.graph.node import RESULT, Event, Node, Phase, Site, is_within
 from loupe.ops.gradients import without_history
 from loupe.runtime.aliasing import Tap
 from loupe.runtime.batching import Rows
@@ -21,6 +21,7 @@ from loupe.runtime.gradients import WITHOUT_CHECKPOINT
 from loupe.runtime.host import Batch, Host
 from loupe.runtime.interpreter import Interpreter, Surroundings
 from loupe.runtime.leaves import Leaves, Untracked
+from loupe.runtime.order import Order
 from loupe.runtime.offloaded import parameter_at, send_away
 from loupe.runtime.plain import set_plain
 from loupe.runtime.plan import Plan
@@ -43,6 +44,7 @@ class Pass:
 
     A pausable one goes on in a worker thread, stands still once its plan is satisfied, and can be given a longer plan.
     The other kind stays in the caller's thread and stops the model there. `tree` knows the modules of the host's model.
+    With `order` sites are tapped when the block names them; without, a pausable pass taps every module.
     """
 
     def __init__(
@@ -55,6 +57,7 @@ class Pass:
         given: Callable[[str], Any],
         collector: Collector | None,
         tree: Tree,
+        order: Order | None,
         *,
         collects: bool,
         pausable: bool,
@@ -77,12 +80,18 @@ class Pass:
         self._plan: Plan | None = None
         self._collector = collector
         self._tree = tree
+        self.order = order
+        self._place = -1
         self._settings_key = ""
         self._calling_host = False
         self._set_aside: list[tuple[dict[str, Any], str, Any]] = []
         self._weights_asked: frozenset[str] | None = frozenset()
         self._leaves = Leaves(modules, attached, given, collects=collects)
-        self._taps = Taps(modules, self._visit, self._refuse_second_run)
+        self._taps = (
+            Taps(modules, self._visit, self._refuse_second_run)
+            if order is None
+            else Taps(modules, self._visit, self._refuse_second_run, self._times_passed)
+        )
         self.interpreter = Interpreter(
             Surroundings(
                 modules,
@@ -175,8 +184,14 @@ class Pass:
             return event.call < len(backwards) and backwards[event.call] in self.interpreter.done
         if event.op is not None and self._plan is not None and event not in self._plan.gates:
             return self._reached.get((event.path, "in"), -1) >= event.call  # its tap had to be there before the call
+        if self.order is not None and self.order.has_passed(event, self._place):
+            return True
         key = (event.path, event.phase) if event.op is None else (str(event), event.phase)
         return self._reached.get(key, -1) >= event.call
+
+    def _times_passed(self, path: str, phase: Phase) -> int:
+        assert self.order is not None
+        return self.order.passed(path, phase, self._place)
 
     # -- inside the pass -----------------------------------------------------------------------------------------------
 
@@ -215,7 +230,7 @@ class Pass:
 
     def _attach_and_call(self, plan: Plan, model: nn.Module) -> None:
         prefix = self._host.prefix
-        if self._pausable:
+        if self._pausable and self.order is None:
             self._taps.attach_everywhere(model, prefix, skippable=True)
         if plan.caches:
             self._taps.attach([*cached_events(plan), *counting_events(plan, prefix)], {})
@@ -245,6 +260,8 @@ class Pass:
             others = [(site.event, self._host.stand_in(site)) for site in plan.graph.sites]
             stand_ins = {event: other.event for event, other in others if other is not None}
             plan.answers.stand_ins = stand_ins
+        if self.order is not None:
+            self._taps.attach(self.order.around(plan.gates), {})
         self._taps.attach(plan.gates, stand_ins)
         self.interpreter.load(plan)
         self.interpreter.drain()
@@ -275,6 +292,8 @@ class Pass:
         assert plan is not None
         if self._paused is not None:
             self._paused.check()
+        if self.order is not None:
+            self._place = self.order.places.get(event, self._place)
         site: OpenSite | OpenSkip | None = None
         if event in plan.gates:
             if event.phase == "skip":

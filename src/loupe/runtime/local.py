@@ -23,6 +23,7 @@ from loupe.runtime.host import Batch, Given, Host, Input, Nothing
 from loupe.runtime.meta import Scan, Scanner
 from loupe.runtime.missed import Missed, no_step
 from loupe.runtime.offloaded import devices_of
+from loupe.runtime.order import Order
 from loupe.runtime.ops_tap import Operation, listing
 from loupe.runtime.plain import plainly
 from loupe.runtime.plan import Plan, make_plan
@@ -155,6 +156,9 @@ class LocalRun:
         plan = make_plan(flat.graph, wanted=[node], keep=keep, changing=self._changing())
         self._proceed(plan, last=False)
         assert self._pass is not None
+        if node not in self._pass.interpreter.done and self._pass.order is not None:
+            self._without_order()
+            self._proceed(plan, last=False)
         if node not in self._pass.interpreter.done:
             raise self._missed().behind(plan, self._pass.interpreter.done, node)
         return self._pass.interpreter.values[node]
@@ -259,21 +263,27 @@ class LocalRun:
                 return Outcome({})  # peeks were all that the block was about
             self._proceed(plan, last=True)
             assert self._pass is not None
-            interpreter = self._pass.interpreter
-            error: LoupeError | None = None
-            if plan.live <= interpreter.done:
-                pass
-            elif interpreter.stopped:
-                error = self._missed().below_stop(plan, interpreter.done)
-            elif self._pass.stopped_early:
-                error = self._missed().never_reached(plan, interpreter.done, self._attached)
-            else:
-                error = self._missed().first(plan, interpreter.done)
-            return Outcome(dict(interpreter.results), error)
+            error = self._error(plan, self._pass)
+            if error is not None and self._pass.order is not None:
+                self._without_order()
+                self._proceed(plan, last=True)
+                error = self._error(plan, self._pass)
+            return Outcome(dict(self._pass.interpreter.results), error)
         finally:
             self._came_in.clear()
             self._end_pass()
             self._release()
+
+    def _error(self, plan: Plan, ended: Pass) -> LoupeError | None:
+        """What kept a pass that has ended from a node."""
+        done = ended.interpreter.done
+        if plan.live <= done:
+            return None
+        if ended.interpreter.stopped:
+            return self._missed().below_stop(plan, done)
+        if ended.stopped_early:
+            return self._missed().never_reached(plan, done, self._attached)
+        return self._missed().first(plan, done)
 
     def abandon(self) -> None:
         """The block ended with an exception: end the pass, keep nothing."""
@@ -307,6 +317,11 @@ class LocalRun:
             if self._scans and isinstance(error, Exception):
                 self._explain(error)
             raise
+
+    def _without_order(self) -> None:
+        """Give up a pass that did not come to what it should have, by the order that a scan has told."""
+        self._scanner.distrust()
+        self._end_pass()
 
     def _explain(self, error: Exception) -> None:
         """Raise BlockError where a scan has failed because it has no values."""
@@ -344,9 +359,19 @@ class LocalRun:
             self._came_in.__getitem__,
             self._collector(plan, pausable=pausable) if plan.caches else None,
             self._scanner.tree,
+            self._order(plan) if pausable else None,
             collects=self._collects,
             pausable=pausable,
         )
+
+    def _order(self, plan: Plan) -> Order | None:
+        """The order of the pass that is about to begin, where a scan can tell."""
+        if self._generation is not None or self._scans or self._attached or plan.caches:
+            return None
+        with self._host.lock:
+            self._refresh()
+            key = self._host.settings_key(self._graph)
+            return self._scanner.order(self._merged(), lambda module: self._host.settings(self._graph, module), key)
 
     def _collector(self, plan: Plan, *, pausable: bool) -> Collector:
         """What collects the caches of a plan; it copies where the model, or the block, may change a tensor later."""
@@ -449,6 +474,11 @@ class LocalRun:
             )
         return self._axes
 
+    def _refresh(self) -> None:
+        if not self._scanned:
+            self._scanner.refresh()
+            self._scanned = True
+
     def _scan(self, batch: Batch, watch: Sequence[str], graph: Graph | None = None) -> Scan:
         graph = self._graph if graph is None else graph
 
@@ -456,7 +486,5 @@ class LocalRun:
             return self._host.settings(graph, module)
 
         with self._host.lock:
-            if not self._scanned:
-                self._scanner.refresh()
-                self._scanned = True
+            self._refresh()
             return self._scanner.scan(batch, settings, self._host.settings_key(graph), tuple(watch))

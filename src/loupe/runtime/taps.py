@@ -163,6 +163,11 @@ def _unseen(path: str) -> None:
     """Let a second run of a module pass."""
 
 
+def _never(path: str, phase: Phase) -> int:
+    """Taps are there from the start, so that nothing has passed before them."""
+    return 0
+
+
 class _Wrapped:
     """A module whose forward is wrapped: the paths at which it is tapped, by moment, each with a count of its calls."""
 
@@ -195,15 +200,20 @@ class Taps:
     calling it; one that has is tapped by hooks too, which come after those that are there.
 
     A checkpointed module runs a second time, in a backward pass. Those calls are none of the pass: `second_run` is told
-    the module's path, and no site opens.
+    the module's path, and no site opens. `passed` tells how often a moment has passed before its tap is put.
     """
 
     def __init__(
-        self, modules: Callable[[str], nn.Module], visit: Visit, second_run: Callable[[str], None] = _unseen
+        self,
+        modules: Callable[[str], nn.Module],
+        visit: Visit,
+        second_run: Callable[[str], None] = _unseen,
+        passed: Callable[[str, Phase], int] = _never,
     ) -> None:
         self._modules = modules
         self._visit = visit
         self._second_run = second_run
+        self._passed = passed
         self._backward: int | None = None
         self._undo: list[Callable[[], None]] = []
         self._silent = 0
@@ -244,7 +254,7 @@ class Taps:
                     self._tap(module, path, phase)
 
     def _watch(self, path: str) -> None:
-        self._calls[path] = self._started.get(path, 0)
+        self._calls[path] = self._started[path] if path in self._started else self._passed(path, "in")
         watch: AbstractContextManager[None] = watching(
             self._modules(path), lambda: self._begin_watch(path), self._watches
         )
@@ -309,6 +319,8 @@ class Taps:
         self._tapped.add((path, phase))
         if phase == "skip" and (path, "in") not in self._tapped:
             self._tap(module, path, "in")  # it counts the calls
+        if phase == "in":
+            self._started[path] = self._passed(path, "in")
         hooked = phase != "skip" and _has_hooks(module)
         if hooked:
             self._hook(module, path, phase)
@@ -322,10 +334,10 @@ class Taps:
         elif phase == "in":
             wrapped.begins.append(path)
         else:
-            wrapped.ends[path] = 0
+            wrapped.ends[path] = self._passed(path, "out")
 
     def _hook(self, module: nn.Module, path: str, phase: Phase) -> None:
-        finished = [0]
+        finished = [self._passed(path, "out")]
 
         def before(_module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
             site = self._begins(path, args, kwargs)
@@ -340,6 +352,8 @@ class Taps:
 
         if phase == "in":
             self._undo.append(module.register_forward_pre_hook(before, with_kwargs=True).remove)
+            if (path, "skip") not in self._tapped and self._passed is not _never:
+                self._tap(module, path, "skip")  # where the pass stands still at its hooks, that would be too late
         else:
             self._undo.append(module.register_forward_hook(after).remove)
 
@@ -370,7 +384,7 @@ class Taps:
     def _begins(self, path: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> OpenSite | OpenSkip | None:
         if self._is_silent(path):
             return None
-        call = self._started.get(path, 0)
+        call = self._started[path]
         self._started[path] = call + 1
         return self._stop_at(Event(path, "in", call), (args, kwargs))
 

@@ -26,7 +26,7 @@ from loupe.runtime.offloaded import devices_of
 from loupe.runtime.order import Order
 from loupe.runtime.ops_tap import Operation, listing
 from loupe.runtime.plain import plainly
-from loupe.runtime.plan import Plan, make_plan
+from loupe.runtime.plan import Plan
 from loupe.runtime.replay import Start, aside
 from loupe.runtime.rows import SiteAxes
 from loupe.runtime.scanning import ConstantsWithoutData, for_want_of_values, has_no_data
@@ -150,10 +150,10 @@ class LocalRun:
     def _value(self, flat: Unrolled, node: int) -> Any:
         if self._pass is not None and node in self._pass.interpreter.values:
             return self._pass.interpreter.values[node]
-        keep = set(range(len(flat.graph))) - flat.graph.users_of(
-            self._failed
-        )  # what has failed once is not tried again
-        plan = make_plan(flat.graph, wanted=[node], keep=keep, changing=self._changing())
+        keep = frozenset(range(len(flat.graph)))
+        if self._failed:
+            keep -= flat.graph.users_of(self._failed)  # what has failed once is not tried again
+        plan = self._scanner.plans.of(flat.graph, wanted=node, keep=keep, changing=self._changing())
         self._proceed(plan, last=False)
         assert self._pass is not None
         if node not in self._pass.interpreter.done and self._pass.order is not None:
@@ -349,7 +349,7 @@ class LocalRun:
         if self._start is not None:
             self._start.restore()
         elif pausable:
-            self._start = Start(self._host.module, self._run_batch())
+            self._start = Start(self._scanner.tree.modules(self._host.module), self._run_batch())
         self._pass = Pass(
             self._host,
             self._modules,

@@ -292,7 +292,15 @@ def _flags(own: dict[str, Any]) -> list[tuple[str, Any]]:
 
 
 def _signature(value: Any) -> Any:
+    """What of the inputs decides how a model goes on without data: the shapes of tensors, and everything else."""
+    kind = type(value)
+    if isinstance(value, torch.Tensor):
+        return tuple(value.shape), value.dtype
+    if kind is tuple or kind is list:
+        return kind, tuple([_signature(item) for item in value])
+    if kind is dict:
+        return tuple([(name, _signature(item)) for name, item in value.items()])
     leaves, spec = tree_flatten(value)
-    return str(spec), tuple(
-        (tuple(leaf.shape), leaf.dtype) if isinstance(leaf, torch.Tensor) else repr(leaf) for leaf in leaves
-    )
+    if len(leaves) == 1 and leaves[0] is value:
+        return repr(value)
+    return str(spec), tuple([_signature(leaf) for leaf in leaves])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Set
 from typing import Any
 
 import torch
@@ -23,7 +23,7 @@ class Devices:
 
     def __init__(self) -> None:
         self._moved: dict[tuple[int, torch.device], torch.Tensor] = {}
-        self.written: frozenset[int] = frozenset()  # the constants that the block changes in place
+        self.written: Set[int] = frozenset()  # the constants that the block changes in place
 
     def bring(self, node: Node, args: list[Any], kwargs: dict[str, Any], device: torch.device | None) -> None:
         """Replace constants among the arguments of a node by the same on a device; `args`, `kwargs` are its own."""

@@ -82,6 +82,7 @@ class Pass:
         self._tree = tree
         self.order = order
         self._place = -1
+        self._taken_up = 0
         self._settings_key = ""
         self._calling_host = False
         self._set_aside: list[tuple[dict[str, Any], str, Any]] = []
@@ -182,7 +183,7 @@ class Pass:
         if event.phase == "grad":
             backwards = self._plan.backwards if self._plan is not None else ()
             return event.call < len(backwards) and backwards[event.call] in self.interpreter.done
-        if event.op is not None and self._plan is not None and event not in self._plan.gates:
+        if event.op is not None and not self._taps.is_watched(event):
             return self._reached.get((event.path, "in"), -1) >= event.call  # its tap had to be there before the call
         if self.order is not None and self.order.has_passed(event, self._place):
             return True
@@ -255,14 +256,18 @@ class Pass:
 
     def _take_up(self, plan: Plan) -> None:
         """Attach what a plan needs beyond what is attached, and do what can be done at once."""
+        new = plan.graph.nodes[self._taken_up :] if plan.grows else plan.graph.nodes
+        self._taken_up = len(plan.graph.nodes)
         stand_ins = plan.answers.stand_ins
         if stand_ins is None:
-            others = [(site.event, self._host.stand_in(site)) for site in plan.graph.sites]
+            sites = dict.fromkeys(n.site for n in new if n.kind in ("read", "write") and n.gradient_of is None)
+            others = [(s.event, self._host.stand_in(s)) for s in sites if s.path != RESULT]
             stand_ins = {event: other.event for event, other in others if other is not None}
             plan.answers.stand_ins = stand_ins
+        events = [plan.events[n.id] for n in new if n.id in plan.events] if plan.grows else plan.gates
         if self.order is not None:
-            self._taps.attach(self.order.around(plan.gates), {})
-        self._taps.attach(plan.gates, stand_ins)
+            self._taps.attach(self.order.around(events), {})
+        self._taps.attach(events, stand_ins)
         self.interpreter.load(plan)
         self.interpreter.drain()
 

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from loupe.graph.node import Node
-from loupe.graph.passes import Root, first_refs, is_opaque
+from loupe.graph.passes import first_refs, is_opaque
 from loupe.ops.gradients import arrival_of
 from loupe.runtime.plan import Plan
 from loupe.runtime.tensors import share_memory, storages_of
@@ -20,7 +20,6 @@ class History:
 
     def __init__(self, values: Mapping[int, Any]) -> None:
         self._values = values
-        self.changed: frozenset[Root] = frozenset()  # what an in-place change of the graph may be about
 
     @contextmanager
     def around(self, plan: Plan, node: Node) -> Generator[None]:
@@ -32,7 +31,7 @@ class History:
             value
             for ref in node.refs()
             if isinstance(value := self._values.get(ref), torch.Tensor)
-            and (roots[ref] & self.changed if roots else arrival_of(value) and not value.requires_grad)
+            and (roots[ref] & plan.changed if roots else arrival_of(value) and not value.requires_grad)
         ]
         if not fragile:
             yield

@@ -61,6 +61,7 @@ class Interpreter:
         self.wanted: set[int] = set()
         self.stopped = False
         self.returned = False
+        self._loaded = 0
         self._unmet: dict[int, int] = {}
         self._waiters: dict[int, tuple[int, ...]] = {}
         self._uses: dict[int, int] = {}
@@ -80,7 +81,6 @@ class Interpreter:
         """Take a plan, or the longer plan of a graph that has grown since."""
         fresh = self.plan is None
         self.plan = plan
-        self._history.changed = plan.changed
         self._devices.written = plan.written
         if fresh:
             self.wanted = set(plan.wanted)
@@ -89,6 +89,7 @@ class Interpreter:
         else:
             self.wanted = set(plan.wanted) - self.done
             self._load_more(plan)
+        self._loaded = len(plan.graph.nodes)
         if not self.keep_values:
             self._uses = dict(plan.uses)
         for tap in self._taps:
@@ -97,7 +98,7 @@ class Interpreter:
             self._settle_last_steps()
 
     def _load_more(self, plan: Plan) -> None:
-        for node in plan.unmet:
+        for node in range(self._loaded, len(plan.graph.nodes)) if plan.grows else plan.unmet:
             if node in self.done or node in self._unmet:
                 continue
             unmet = [need for need in plan.needs[node] if need not in self.done]

@@ -19,6 +19,7 @@ from loupe.runtime.batching import Rows
 from loupe.runtime.collect import Collector, cached_events
 from loupe.runtime.describe import Describer, Undescribed
 from loupe.runtime.forward import Pass
+from loupe.runtime.growing import Growing
 from loupe.runtime.host import Batch, Given, Host, Input, Nothing
 from loupe.runtime.meta import Scan, Scanner
 from loupe.runtime.missed import Missed, no_step
@@ -26,7 +27,7 @@ from loupe.runtime.offloaded import devices_of
 from loupe.runtime.order import Order
 from loupe.runtime.ops_tap import Operation, listing
 from loupe.runtime.plain import plainly
-from loupe.runtime.plan import Plan
+from loupe.runtime.plan import Plan, make_plan
 from loupe.runtime.replay import Start, aside
 from loupe.runtime.rows import SiteAxes
 from loupe.runtime.scanning import ConstantsWithoutData, for_want_of_values, has_no_data
@@ -84,6 +85,7 @@ class LocalRun:
         self._looked_through = 0
         self._flat: Unrolled | None = None
         self._describer: Describer | None = None
+        self._growing = Growing(graph, self._changing)
         self._locked = False
 
     describes = True
@@ -142,18 +144,20 @@ class LocalRun:
         return value
 
     def _reach(self, node: int) -> Any:
+        if not self._scans and not self._is_stepwise():
+            return self._value(self._graph, node)
         flat = self._unrolled()
         if node not in flat.last:
             raise no_step(self._graph[node].line)
-        return self._value(flat, flat.last[node])
+        return self._value(flat.graph, flat.last[node])
 
-    def _value(self, flat: Unrolled, node: int) -> Any:
+    def _value(self, graph: Graph, node: int) -> Any:
         if self._pass is not None and node in self._pass.interpreter.values:
             return self._pass.interpreter.values[node]
-        keep = frozenset(range(len(flat.graph)))
-        if self._failed:
-            keep -= flat.graph.users_of(self._failed)  # what has failed once is not tried again
-        plan = self._scanner.plans.of(flat.graph, wanted=node, keep=keep, changing=self._changing())
+        plan = self._growing.look(node) if graph is self._graph and not self._failed else None
+        if plan is None:
+            keep = set(range(len(graph))) - graph.users_of(self._failed)  # what has failed once is not tried again
+            plan = make_plan(graph, wanted=[node], keep=keep, changing=self._changing())
         self._proceed(plan, last=False)
         assert self._pass is not None
         if node not in self._pass.interpreter.done and self._pass.order is not None:
@@ -456,7 +460,7 @@ class LocalRun:
         flat = self._unrolled()
         if not flat.at.get(node):
             raise no_step(self._graph[node].line)
-        return self._value(flat, min(flat.at[node].values()))
+        return self._value(flat.graph, min(flat.at[node].values()))
 
     def _missed(self) -> Missed:
         return Missed(lambda watch: self._scan(self._merged(), watch), self._host, self._generation is not None)

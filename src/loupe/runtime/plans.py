@@ -22,22 +22,13 @@ class Plans:
     def __init__(self) -> None:
         self._known: dict[Any, Plan] = {}
 
-    def of(
-        self,
-        graph: Graph,
-        *,
-        wanted: int | None = None,
-        keep: frozenset[int] = frozenset(),
-        changing: Collection[str] = (),
-        everything: bool = False,
-    ) -> Plan:
-        """The plan of a graph for all that leaves the run, or for one value that is looked at."""
-        key = (structure(graph), wanted, keep, frozenset(changing), everything)
+    def of(self, graph: Graph, *, changing: Collection[str] = (), everything: bool = False) -> Plan:
+        """The plan of a graph for all that leaves the run."""
+        key = (structure(graph), frozenset(changing), everything)
         known = self._known.get(key)
         if known is None:
             if len(self._known) >= _MOST:
                 self._known.clear()
-            asked = None if wanted is None else (wanted,)
-            plan = make_plan(graph, wanted=asked, keep=keep, changing=changing, everything=everything)
+            plan = make_plan(graph, changing=changing, everything=everything)
             known = self._known[key] = plan.of(Graph())  # which holds nothing of the user's
         return known.of(graph)

@@ -253,6 +253,10 @@ class Taps:
                 if (path, phase) not in self._tapped:
                     self._tap(module, path, phase)
 
+    def is_watched(self, event: Event) -> bool:
+        """Whether an operation is tapped."""
+        return event in self._watched.get(event.path, ())
+
     def _watch(self, path: str) -> None:
         self._calls[path] = self._started[path] if path in self._started else self._passed(path, "in")
         watch: AbstractContextManager[None] = watching(

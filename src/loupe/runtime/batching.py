@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch.utils._pytree import tree_flatten, tree_unflatten
+from torch.utils._pytree import TreeSpec, tree_flatten, tree_unflatten
 
 from loupe.errors import Line, RowsError
 from loupe.graph.node import Event
@@ -85,7 +85,12 @@ def axes_from_shapes(shapes: Sequence[Sequence[torch.Size | None]], rows: Sequen
 
 def leaf_shapes(value: Any) -> tuple[torch.Size | None, ...]:
     """The shapes of a value's leaves, None for a leaf that is no tensor."""
-    return tuple(leaf.shape if isinstance(leaf, torch.Tensor) else None for leaf in tree_flatten(value)[0])
+    return tuple(leaf.shape if isinstance(leaf, torch.Tensor) else None for leaf in _flatten(value)[0])
+
+
+def _flatten(value: Any) -> tuple[list[Any], TreeSpec | None]:
+    """The leaves of a value, and its form; a lone tensor, which most values are, has none."""
+    return ([value], None) if isinstance(value, torch.Tensor) else tree_flatten(value)
 
 
 def narrow(value: Any, axes: tuple[int, ...], rows: Rows, invoke: int, event: Event) -> Any:
@@ -95,7 +100,7 @@ def narrow(value: Any, axes: tuple[int, ...], rows: Rows, invoke: int, event: Ev
 
     Raises RowsError for a value whose rows cannot be told apart.
     """
-    leaves, spec = tree_flatten(value)
+    leaves, spec = _flatten(value)
     start, size = rows.slices[invoke]
     _check(len(leaves) == len(axes), event)
     narrowed: list[Any] = []
@@ -109,7 +114,7 @@ def narrow(value: Any, axes: tuple[int, ...], rows: Rows, invoke: int, event: Ev
             continue
         each = _rows_each(leaf, axis, rows, event)
         narrowed.append(leaf.narrow(axis, start * each, size * each))
-    return tree_unflatten(narrowed, spec)
+    return narrowed[0] if spec is None else tree_unflatten(narrowed, spec)
 
 
 def widen(whole: Any, part: Any, axes: tuple[int, ...], rows: Rows, invoke: int, event: Event) -> Any:
@@ -117,8 +122,8 @@ def widen(whole: Any, part: Any, axes: tuple[int, ...], rows: Rows, invoke: int,
 
     Raises RowsError where a leaf is shared by all rows, or `part` is of another form.
     """
-    leaves, spec = tree_flatten(whole)
-    parts, part_spec = tree_flatten(part)
+    leaves, spec = _flatten(whole)
+    parts, part_spec = _flatten(part)
     start, size = rows.slices[invoke]
     _check(len(leaves) == len(axes), event)
     if len(parts) != len(leaves) or (part_spec != spec and len(leaves) != 1):
@@ -149,7 +154,7 @@ def widen(whole: Any, part: Any, axes: tuple[int, ...], rows: Rows, invoke: int,
             leaf.narrow(axis, (start + size) * each, leaf.shape[axis] - (start + size) * each),
         )
         widened.append(torch.cat([before, new.to(leaf.dtype).to(leaf.device), after], dim=axis))
-    return tree_unflatten(widened, spec)
+    return widened[0] if spec is None else tree_unflatten(widened, spec)
 
 
 def join_rows(parts: Sequence[Any], axes: tuple[int, ...], event: Event) -> Any:

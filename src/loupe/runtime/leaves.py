@@ -12,6 +12,7 @@ from torch import nn
 from loupe.graph.node import constants_in, is_within
 from loupe.graph.opset import TRACKING
 from loupe.runtime.host import Batch
+from loupe.runtime.plain import modules_of
 from loupe.runtime.plan import Plan
 from loupe.runtime.tensors import tensors_in
 
@@ -22,16 +23,18 @@ def leaves_of(tensor: torch.Tensor) -> Iterator[torch.Tensor]:
         if tensor.requires_grad:
             yield tensor
         return
-    stack, seen = [tensor.grad_fn], set()
+    stack: list[Any] = [tensor.grad_fn]
+    seen = {tensor.grad_fn, None}
     while stack:
-        function = stack.pop()
-        if function is None or function in seen:
-            continue
-        seen.add(function)
-        variable = getattr(function, "variable", None)
-        if variable is not None:
-            yield variable
-        stack.extend(following for following, _ in function.next_functions)
+        for function, _ in stack.pop().next_functions:
+            if function in seen:
+                continue
+            seen.add(function)
+            variable = getattr(function, "variable", None)
+            if variable is None:
+                stack.append(function)
+            else:
+                yield variable
 
 
 class Untracked:
@@ -72,8 +75,13 @@ class Leaves:
     def weights(self) -> dict[int, nn.Parameter]:
         """The model's own parameters, by their ids, as they are before an edit sets others."""
         if self._own is None:
-            named = self._modules("").named_parameters(remove_duplicate=False)
-            self._own = {id(weight): weight for path, weight in named if not is_within(path, self._attached)}
+            whole = self._modules("")
+            if self._attached:
+                named = whole.named_parameters(remove_duplicate=False)
+                self._own = {id(weight): weight for path, weight in named if not is_within(path, self._attached)}
+            else:
+                own = [weight for module in modules_of(whole) for weight in module._parameters.values()]
+                self._own = {id(weight): weight for weight in own if weight is not None}
         return self._own
 
     def needs_grad(self, plan: Plan, batch: Batch) -> bool:

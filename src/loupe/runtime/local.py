@@ -12,7 +12,7 @@ from torch import nn
 
 from loupe.errors import BlockError, InputError, Line, LoupeError, NotReachedError, OperationError, WriteError
 from loupe.graph.graph import Graph
-from loupe.graph.node import RESULT, Node, Site
+from loupe.graph.node import RESULT, Event, Node, Site
 from loupe.graph.steps import Unrolled, unroll
 from loupe.ops.views import first_input
 from loupe.runtime.batching import Rows
@@ -474,9 +474,21 @@ class LocalRun:
     def _site_axes(self) -> SiteAxes:
         if self._axes is None:
             self._axes = SiteAxes(
-                self._host, self._modules, self._graph, self._inputs, self._scan, self._end_pass, self._attached
+                self._host,
+                self._modules,
+                self._graph,
+                self._inputs,
+                self._scan,
+                self._end_pass,
+                self._attached,
+                self._told,
             )
         return self._axes
+
+    def _told(self, batch: Batch) -> dict[Event, tuple[int, ...]]:
+        with self._host.lock:
+            self._refresh()
+            return self._scanner.axes(batch, self._host.settings_key(self._graph))
 
     def _refresh(self) -> None:
         if not self._scanned:

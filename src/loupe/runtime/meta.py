@@ -26,6 +26,7 @@ from loupe.runtime.tensors import map_tensors, tensors_in, version_of
 from loupe.runtime.tree import Tree
 
 _MAX_REAL = 1 << 20
+_MOST = 64  # scans that are kept
 _LEFT_OUT = object()
 
 
@@ -133,6 +134,7 @@ class Scanner:
         self._cache: dict[Any, Scan] = {}
         self._state: Any = None
         self._asked: set[Any] = set()  # what an order was asked for once
+        self._axes: dict[Any, dict[Event, tuple[int, ...]]] = {}
         self._at_rest = False
         self._moved = False
         self.kinds: dict[tuple[str, str, str | None], bool] = {}
@@ -163,7 +165,14 @@ class Scanner:
     def _forget(self) -> None:
         self._moved, self._twin = False, None
         self._cache.clear()
+        self._axes.clear()
         self.overwritten = None
+
+    def axes(self, batch: Batch, key: str) -> dict[Event, tuple[int, ...]]:
+        """What scans have told of the axes of sites for such inputs; what is found out is put there."""
+        if len(self._axes) > _MOST:
+            self._axes.clear()
+        return self._axes.setdefault((_signature((batch.args, batch.kwargs)), batch.rows, key), {})
 
     def order(
         self, batch: Batch, settings: Callable[[nn.Module], AbstractContextManager[None]], key: str
@@ -200,7 +209,7 @@ class Scanner:
         signature = (_signature((batch.args, batch.kwargs)), key, watch)
         found = self._cache.get(signature)
         if found is None:
-            if len(self._cache) > 64:
+            if len(self._cache) > _MOST:
                 self._cache.clear()
             found = self._cache[signature] = self._run(batch, settings, watch)
         return found

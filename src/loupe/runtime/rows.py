@@ -32,7 +32,10 @@ class RowsFirst:
 
 
 class SiteAxes:
-    """The axes of sites for one set of inputs: from scans without data, or real passes where data decides the flow."""
+    """The axes of sites for one set of inputs: from scans without data, or real passes where data decides the flow.
+
+    `told` keeps what scans have told about such inputs from run to run.
+    """
 
     def __init__(
         self,
@@ -43,6 +46,7 @@ class SiteAxes:
         scan: Callable[[Batch, tuple[str, ...]], Scan],
         before_probe: Callable[[], None],
         attached: Collection[str] = (),
+        told: Callable[[Batch], dict[Event, tuple[int, ...]]] = lambda _batch: {},
     ) -> None:
         self._host = host
         self._modules = modules
@@ -51,6 +55,7 @@ class SiteAxes:
         self._scan = scan
         self._before_probe = before_probe
         self._attached = attached
+        self._told = told
         self._known: dict[Event, tuple[int, ...]] = {}
         self._untold: set[Event] = set()
 
@@ -79,10 +84,16 @@ class SiteAxes:
         missing = [event for event in dict.fromkeys(events) if event not in self._known]
         if not missing:
             return
+        plain = self._host.merge(self._inputs)
+        told = self._told(plain)
+        self._known.update((event, told[event]) for event in missing if event in told)
+        missing = [event for event in missing if event not in told]
+        if not missing:
+            return
         stand_ins = {s.event: o.event for s in self._graph.sites if (o := self._host.stand_in(s)) is not None}
         asked = {event: [event, stand_ins[event]] if event in stand_ins else [event] for event in missing}
         watch = tuple(sorted({event.path for names in asked.values() for event in names if event.op is not None}))
-        batches = [self._host.merge(self._inputs * times) for times in (1, 2, 3)]
+        batches = [plain, *(self._host.merge(self._inputs * times) for times in (2, 3))]
         scans = [self._scan(batch, watch) for batch in batches]
         unseen = []
         for event in missing:
@@ -94,7 +105,7 @@ class SiteAxes:
                 unseen.append(event)
                 continue
             shapes = [leaf_shapes(scan.values[name]) for scan in scans]
-            self._known[event] = axes_from_shapes(shapes, [batch.total for batch in batches])
+            self._known[event] = told[event] = axes_from_shapes(shapes, [batch.total for batch in batches])
         if not probe and all(scan.error is None for scan in scans):
             self._untold.update(unseen)
         elif unseen:

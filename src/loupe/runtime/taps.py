@@ -65,9 +65,11 @@ class OpenSite:
 
     def _remember_rows(self, part: Any, axes: tuple[int, ...], invoke: int) -> None:
         """The model goes on with the whole tensor, so that is where the gradient of these rows arrives."""
+        if not torch.is_grad_enabled():
+            return
         start, size = self._rows.slices[invoke]
         for whole, leaf, axis in zip(tree_leaves(self.value), tree_leaves(part), axes, strict=True):
-            if isinstance(leaf, torch.Tensor) and leaf is not whole and torch.is_grad_enabled():
+            if isinstance(leaf, torch.Tensor) and leaf is not whole:
                 each = whole.shape[axis] // self._rows.total
                 remember_whole(leaf, Slice(whole, axis, start * each, size * each))
 

@@ -6,8 +6,8 @@ from functools import cache
 import pytest
 import torch
 
-from benchmarks.recording import block_of, record_only
 from benchmarks.linear_stack import LinearStack
+from benchmarks.recording import block_of, record_only
 from benchmarks.run import markdown_table, plain_table
 from benchmarks.suite import TITLES, Scenario, Unequal, check
 from benchmarks.timing import Spread

@@ -151,7 +151,9 @@ def join(inputs: Sequence[Input]) -> tuple[tuple[Any, ...], dict[str, Any], list
                 line=inputs[-1].line,
             )
     form = flat[0][1]
-    args, kwargs = (tuple(joined), {}) if form is None else tree_unflatten(joined, form)
+    if form is None:
+        return tuple(joined), {}, sizes
+    args, kwargs = tree_unflatten(joined, form)
     return args, kwargs, sizes
 
 

@@ -18,8 +18,8 @@ IGNORED = -100  # a label that no loss counts
 class Form:
     """How a model takes prompts.
 
-    Short rows are filled with what `padding` gives, on the left or else on the right. `types` says that texts go with their token
-    types, `decodes` that a second stack reads ids of its own, `decoder_input_ids` or `labels`.
+    Short rows are filled with what `padding` gives, on the left or else on the right. `types` says that texts go with
+    their token types, `decodes` that a second stack reads ids of its own, `decoder_input_ids` or `labels`.
     """
 
     tokenizer: Any

@@ -21,8 +21,8 @@ from loupe.runtime.gradients import WITHOUT_CHECKPOINT
 from loupe.runtime.host import Batch, Host
 from loupe.runtime.interpreter import Interpreter, Surroundings
 from loupe.runtime.leaves import Leaves, Untracked
-from loupe.runtime.order import Order
 from loupe.runtime.offloaded import parameter_at, send_away
+from loupe.runtime.order import Order
 from loupe.runtime.plain import set_plain
 from loupe.runtime.plan import Plan
 from loupe.runtime.rows import RowsFirst
@@ -30,7 +30,6 @@ from loupe.runtime.taps import Axes, OpenSite, OpenSkip, Taps
 from loupe.runtime.tensors import map_tensors, share_memory, storages_of, summary, tensors_in
 from loupe.runtime.tree import Tree
 from loupe.runtime.worker import PausedCall
-
 
 _NOTHING_TO_SET: AbstractContextManager[None] = nullcontext()
 

@@ -24,7 +24,6 @@ from loupe.runtime.missed import late_write
 from loupe.runtime.plan import Plan, waits_for_pass
 from loupe.runtime.tensors import summary
 
-
 _NUMBERS = frozenset((int, type(None)))
 
 

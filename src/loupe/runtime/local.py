@@ -24,8 +24,8 @@ from loupe.runtime.host import Batch, Given, Host, Input, Nothing
 from loupe.runtime.meta import Scan, Scanner
 from loupe.runtime.missed import Missed, no_step
 from loupe.runtime.offloaded import devices_of
-from loupe.runtime.order import Order
 from loupe.runtime.ops_tap import Operation, listing
+from loupe.runtime.order import Order
 from loupe.runtime.plain import plainly
 from loupe.runtime.plan import Plan, make_plan
 from loupe.runtime.replay import Start, aside
@@ -469,7 +469,9 @@ class LocalRun:
         """The modules called by the block that change their arguments in place, as `nn.ReLU(inplace=True)` does."""
         self._look_through()
         called = self._called
-        return called and {path for path in called if any(getattr(m, "inplace", False) for m in self._modules(path).modules())}
+        return called and {
+            path for path in called if any(getattr(m, "inplace", False) for m in self._modules(path).modules())
+        }
 
     def _site_axes(self) -> SiteAxes:
         if self._axes is None:

@@ -17,8 +17,8 @@ from torch.utils._pytree import tree_flatten, tree_map_only
 from loupe.graph.node import Event, Phase
 from loupe.runtime.host import Batch
 from loupe.runtime.offloaded import placements
-from loupe.runtime.order import Order
 from loupe.runtime.ops_tap import Operation, calling_line, watching, without_taps
+from loupe.runtime.order import Order
 from loupe.runtime.plain import named_parts, plainly, submodule
 from loupe.runtime.plans import Plans
 from loupe.runtime.taps import OpenSite, Taps
@@ -179,8 +179,8 @@ class Scanner:
     ) -> Order | None:
         """The order of a pass with such inputs; None where it is not certain, or not worth a scan yet.
 
-        A scan ends with an error where data decides how a model goes on. What a model keeps in its attributes may decide
-        too: so they have to be what they were before the run before this one.
+        A scan ends with an error where data decides how a model goes on. What a model keeps in its attributes may
+        decide too: so they have to be what they were before the run before this one.
         """
         signature = (_signature((batch.args, batch.kwargs)), key)
         if not self._at_rest or signature not in self._asked:

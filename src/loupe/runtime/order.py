@@ -28,7 +28,7 @@ class Order:
                 running.pop()
 
     def around(self, events: Iterable[Event]) -> set[Event]:
-        """The ends of the modules that are running at these moments: a pass that stands there is in the midst of them."""
+        """The ends of the modules that are running at these moments: a pass that stands there is inside them."""
         found: set[Event] = set()
         for event in events:
             begins = event if event.op is None and event.phase != "skip" else Event(event.path, "in", event.call)

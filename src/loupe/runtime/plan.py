@@ -34,11 +34,12 @@ class Plan:
     `readers[r]` take a value that may share memory with the root r, in order; those under None take one of a site's.
     `saves` are the nodes that save, by name.
 
-    What a run looks up: `events[n]` is the moment of a read or write, `unmet[n]` is how much node n waits for, `waiters[n]` wait for it, `ready` wait for nothing;
-    `uses[n]` is how often a value is taken, `frees[n]` are the values of which node n takes one use. `constants` are
-    the nodes that take constants, `written` the constants that a function of torch changes in place. `backwards` are
-    the backward passes, `differentiated` the nodes of which a gradient is asked for; `tracks` says that a line asks for
-    gradients without one. `given` and `called` are the nodes that take a value from outside, and that call a module.
+    What a run looks up: `events[n]` is the moment of a read or write, `unmet[n]` how much node n waits for before
+    anything has happened, `waiters[n]` wait for it, `ready` wait for nothing; `uses[n]` is how often a value is taken,
+    `frees[n]` are the values of which node n takes one use. `constants` are the nodes that take constants, `written` the
+    constants that a function of torch changes in place. `backwards` are the backward passes, `differentiated` the nodes
+    of which a gradient is asked for; `tracks` says that a line asks for gradients without one. `given` and `called` are
+    the nodes that take a value from outside, and that call a module.
     A plan that `grows` is about every node, and another may follow in which further nodes are planned in addition.
     """
 

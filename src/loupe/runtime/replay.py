@@ -13,7 +13,6 @@ from loupe.runtime.host import Batch
 from loupe.runtime.plan import Plan
 from loupe.runtime.tensors import tensors_in
 
-
 _is_training = attrgetter("training")
 
 

@@ -35,7 +35,7 @@ class PausedCall:
         restore = _torch_state()
         context = contextvars.copy_context()
         # `threading.Thread` waits until the thread has begun, which is one switch there and back more
-        _thread.start_new_thread(context.run, (self._run, body, restore))
+        _thread.start_new_thread(lambda: context.run(self._run, body, restore), ())
 
     def resume(self) -> None:
         """Let the call go on until it pauses, ends or fails; an interrupt here cancels it."""

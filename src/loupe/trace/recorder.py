@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import functools
 import sys
 import threading
 import weakref
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
-from functools import cache
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -48,7 +48,7 @@ _TRACKED = Modes(True)
 _open = threading.local()
 
 
-@cache
+@functools.cache
 def _gives_tensor(operation: str) -> bool | None:
     """Whether an operation gives a tensor; None where its arguments decide."""
     name = operation.rpartition(".")[2]
@@ -365,8 +365,10 @@ class Recorder:
         if kind != "apply":
             return True
         known = _gives_tensor(target)
-        return known if known is not None else (
-            (len(args) < 2 and not (kwargs and "dim" in kwargs)) or type(args[-1]) is Ref
+        return (
+            known
+            if known is not None
+            else ((len(args) < 2 and not (kwargs and "dim" in kwargs)) or type(args[-1]) is Ref)
         )
 
     # -- steps of a generation -----------------------------------------------------------------------------------------

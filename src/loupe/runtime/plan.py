@@ -28,18 +28,18 @@ class Answers:
 class Plan:
     """What a graph needs of a run, worked out without tensors.
 
-    `needs[n]` must be done before node n; `gates` says which reads and writes wait
-    for which moment of the pass; `wanted` are the nodes whose results leave the run. When these are done the pass
-    stops; where nothing is wanted it runs to its end, like a plain call. `caches` collect all through the pass.
-    `readers[r]` take a value that may share memory with the root r, in order; those under None take one of a site's.
-    `saves` are the nodes that save, by name.
+    `needs[n]` must be done before node n; `gates` says which reads and writes wait for which moment of the pass;
+    `wanted` are the nodes whose results leave the run. When these are done the pass stops; where nothing is wanted it
+    runs to its end, like a plain call. `caches` collect all through the pass. `readers[r]` take a value that may share
+    memory with the root r, in order; those under None take one of a site's. `saves` are the nodes that save, by name.
 
     What a run looks up: `events[n]` is the moment of a read or write, `unmet[n]` how much node n waits for before
     anything has happened, `waiters[n]` wait for it, `ready` wait for nothing; `uses[n]` is how often a value is taken,
-    `frees[n]` are the values of which node n takes one use. `constants` are the nodes that take constants, `written` the
-    constants that a function of torch changes in place. `backwards` are the backward passes, `differentiated` the nodes
-    of which a gradient is asked for; `tracks` says that a line asks for gradients without one. `given` and `called` are
-    the nodes that take a value from outside, and that call a module.
+    `frees[n]` are the values of which node n takes one use. `constants` are the nodes that take constants, `written`
+    the constants that a function of torch changes in place. `backwards` are the backward passes, `differentiated` the
+    nodes of which a gradient is asked for; `tracks` says that a line asks for gradients without one. `given` and
+    `called` are the nodes that take a value from outside, and that call a module.
+
     A plan that `grows` is about every node, and another may follow in which further nodes are planned in addition.
     """
 

@@ -10,6 +10,7 @@ from torch import nn
 
 from loupe.graph.node import Const, Node
 from loupe.runtime.offloaded import devices_of
+from loupe.runtime.plan import Plan
 from loupe.runtime.tensors import map_tensors, tensors_in
 
 _ABOUT_DEVICES = frozenset(("Tensor.to", "Tensor.type_as"))  # here the device of a constant is what is meant
@@ -23,7 +24,11 @@ class Devices:
 
     def __init__(self) -> None:
         self._moved: dict[tuple[int, torch.device], torch.Tensor] = {}
-        self.written: Set[int] = frozenset()  # the constants that the block changes in place
+        self._written: Set[int] = frozenset()
+
+    def load(self, plan: Plan) -> None:
+        """Take a plan, or the longer plan of a graph that has grown since."""
+        self._written = plan.written
 
     def bring(self, node: Node, args: list[Any], kwargs: dict[str, Any], device: torch.device | None) -> None:
         """Replace constants among the arguments of a node by the same on a device; `args`, `kwargs` are its own."""
@@ -43,7 +48,7 @@ class Devices:
             return {key: self.brought(item, value[key], device, nested=True) for key, item in given.items()}
         if kind is not Const or not isinstance(value, torch.Tensor) or value.device == device:
             return value
-        if given.index in self.written or not (value.dim() or nested):
+        if given.index in self._written or not (value.dim() or nested):
             return value
         key = (given.index, device)
         if key not in self._moved:

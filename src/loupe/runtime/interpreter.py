@@ -80,7 +80,7 @@ class Interpreter:
         """Take a plan, or the longer plan of a graph that has grown since."""
         fresh = self.plan is None
         self.plan = plan
-        self._devices.written = plan.written
+        self._devices.load(plan)
         if fresh:
             self.wanted = set(plan.wanted)
             self._unmet, self._waiters = dict(plan.unmet), dict(plan.waiters)

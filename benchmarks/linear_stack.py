@@ -25,6 +25,7 @@ class LinearStack(Suite):
         self.module = nn.Sequential(*(nn.Linear(64, 64) for _ in range(12))).eval()
         self.model = Model(self.module)
         self.x = torch.randn(8, 64)
+        self.other = torch.randn(8, 64)
         self.stored = torch.randn(8, 64)
 
     def hooks_idle(self) -> Any:
@@ -162,3 +163,97 @@ class LinearStack(Suite):
             self.model[8].output = self.model[8].output / size
             out = self.model.output.save()
         return out
+
+    def hooks_peek_each(self) -> list[float]:
+        sizes: list[float] = []
+
+        def look(_module: nn.Module, _inputs: Any, output: Any) -> None:
+            sizes.append(float(output.norm()))
+
+        handles = [layer.register_forward_hook(look) for layer in self.module]
+        try:
+            with torch.no_grad():
+                self.module(self.x)
+        finally:
+            for handle in handles:
+                handle.remove()
+        return sizes
+
+    def loupe_peek_each(self) -> list[float]:
+        with self.model.trace(self.x):
+            sizes = [float(layer.output.norm()) for layer in self.model]
+        return sizes
+
+    def hooks_cross_prompt(self) -> Any:
+        def copy(_module: nn.Module, _inputs: Any, output: Any) -> None:
+            output[8:] = output[:8]
+
+        handle = self.module[5].register_forward_hook(copy)
+        try:
+            with torch.no_grad():
+                return self.module(torch.cat([self.x, self.other]))[8:]
+        finally:
+            handle.remove()
+
+    def loupe_cross_prompt(self) -> Any:
+        with self.model.trace() as tracer:
+            with tracer.invoke(self.x):
+                hidden = self.model[5].output
+            with tracer.invoke(self.other):
+                self.model[5].output[:] = hidden
+                out = self.model.output.save()
+        return out
+
+    def hooks_cache_all(self) -> Any:
+        saved = {}
+
+        def keeper(name: str) -> Any:
+            def keep(_module: nn.Module, _inputs: Any, output: Any) -> None:
+                saved[name] = output.detach()
+
+            return keep
+
+        handles = [module.register_forward_hook(keeper(name)) for name, module in self.module.named_modules()]
+        try:
+            with torch.no_grad():
+                self.module(self.x)
+        finally:
+            for handle in handles:
+                handle.remove()
+        return [saved[str(place)] for place in range(12)]
+
+    def loupe_cache_all(self) -> Any:
+        with self.model.trace(self.x) as tracer:
+            cache = tracer.cache()
+        return [cache[str(place)].output for place in range(12)]
+
+    def hooks_gradient(self) -> Any:
+        saved = {}
+
+        def keep(_module: nn.Module, _inputs: Any, output: Any) -> None:
+            saved["hidden"] = output
+
+        handle = self.module[5].register_forward_hook(keep)
+        try:
+            out = self.module(self.x)
+        finally:
+            handle.remove()
+        return torch.autograd.grad(out.sum(), saved["hidden"])[0]
+
+    def loupe_gradient(self) -> Any:
+        with self.model.trace(self.x):
+            hidden = self.model[5].output
+            self.model.output.sum().backward()
+            gradient = hidden.grad.save()
+        return gradient
+
+    def hooks_loss(self) -> Any:
+        self.module.zero_grad(set_to_none=True)
+        ((self.module(self.x) - self.stored) ** 2).mean().backward()
+        return [weight.grad for weight in self.module.parameters()]
+
+    def loupe_loss(self) -> Any:
+        self.module.zero_grad(set_to_none=True)
+        with self.model.trace(self.x, parameter_gradients=True):
+            ((self.model.output - self.stored) ** 2).mean().backward()
+        return [weight.grad for weight in self.module.parameters()]

@@ -15,11 +15,12 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # a script finds i
 
 from benchmarks.linear_stack import LinearStack
 from benchmarks.recording import OperationCosts, measure
+from benchmarks.small_gpt2 import SmallGPT2, SmallGPT2Long
 from benchmarks.suite import Suite, check
 from benchmarks.timing import Comparison, compare
 from benchmarks.tiny_gpt2 import TinyGPT2
 
-SUITES: tuple[type[Suite], ...] = (LinearStack, TinyGPT2)
+SUITES: tuple[type[Suite], ...] = (LinearStack, TinyGPT2, SmallGPT2, SmallGPT2Long)
 HEADER = ("scenario", "hooks us", "loupe us", "added us", "CPU ratio (quartiles)", "wall ratio (quartiles)")
 QUICK_ROUNDS = 5
 

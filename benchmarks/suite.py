@@ -39,11 +39,17 @@ class Suite:
     module: nn.Module
 
     def scenarios(self) -> list[Scenario]:
-        """The scenarios in the order in which they are printed."""
+        """The scenarios in the order in which they are printed; those that the model has no use for are left out."""
         return [
             Scenario(title, getattr(self, f"hooks_{method}"), getattr(self, f"loupe_{method}"))
             for method, title in TITLES.items()
+            if method in self.methods()
         ]
+
+    @classmethod
+    def methods(cls) -> list[str]:
+        """The names in `TITLES` for which this suite has both ways."""
+        return [method for method in TITLES if f"hooks_{method}" in dir(cls) and f"loupe_{method}" in dir(cls)]
 
 
 TITLES = {
@@ -55,6 +61,12 @@ TITLES = {
     "patch": "patch a layer, save the output",
     "early_stop": "read layer 3 of 12 and stop",
     "peek": "a peek in the middle",
+    "peek_each": "a peek in each of 12 layers",
+    "cross_prompt": "from one prompt into another",
+    "cache_all": "cache the outputs of all modules",
+    "gradient": "gradient of a hidden state",
+    "loss": "loss backward, gradients of all weights",
+    "generate": "generate 5 tokens and steer each",
 }
 
 

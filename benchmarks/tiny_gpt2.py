@@ -20,16 +20,26 @@ class TinyGPT2(Suite):
     name = "GPT-2: 12 layers, width 96, 10 tokens"
     rounds = 100
     calls = 1
+    width = 96
+    vocabulary = 2048
+    tokens = 10
 
     def __init__(self) -> None:
         torch.manual_seed(0)
         config = GPT2Config(
-            vocab_size=2048, n_embd=96, n_layer=12, n_head=12, n_positions=64, bos_token_id=0, eos_token_id=0
+            vocab_size=self.vocabulary,
+            n_embd=self.width,
+            n_layer=12,
+            n_head=12,
+            n_positions=256,
+            bos_token_id=0,
+            eos_token_id=0,
+            pad_token_id=0,
         )
         self.module = GPT2LMHeadModel(config).eval()
         self.model = LanguageModel(self.module)
-        self.ids = torch.randint(1, 2048, (1, 10))
-        self.stored = torch.randn(1, 96)
+        self.ids, self.other = torch.randint(1, self.vocabulary, (2, 1, self.tokens))
+        self.stored = torch.randn(1, self.width)
 
     def hooks_idle(self) -> Any:
         with torch.no_grad():
@@ -172,6 +182,118 @@ class TinyGPT2(Suite):
             self.model.transformer.h[8].output[0][:] /= size
             logits = self.model.output.save()
         return logits
+
+    def hooks_peek_each(self) -> list[float]:
+        sizes: list[float] = []
+
+        def look(_module: nn.Module, _inputs: Any, output: Any) -> None:
+            sizes.append(float(hidden_states(output).norm()))
+
+        handles = [block.register_forward_hook(look) for block in self.module.transformer.h]
+        try:
+            with torch.no_grad():
+                self.module(self.ids)
+        finally:
+            for handle in handles:
+                handle.remove()
+        return sizes
+
+    def loupe_peek_each(self) -> list[float]:
+        with self.model.trace(self.ids):
+            sizes = [float(block.output[0].norm()) for block in self.model.transformer.h]
+        return sizes
+
+    def hooks_cross_prompt(self) -> Any:
+        def copy(_module: nn.Module, _inputs: Any, output: Any) -> None:
+            hidden_states(output)[1:] = hidden_states(output)[:1]
+
+        handle = self.module.transformer.h[5].register_forward_hook(copy)
+        try:
+            with torch.no_grad():
+                mask = torch.ones(2, self.tokens, dtype=torch.int64)
+                return self.module(torch.cat([self.ids, self.other]), attention_mask=mask).logits[1:]
+        finally:
+            handle.remove()
+
+    def loupe_cross_prompt(self) -> Any:
+        with self.model.trace() as tracer:
+            with tracer.invoke(self.ids):
+                hidden = self.model.transformer.h[5].output[0]
+            with tracer.invoke(self.other):
+                self.model.transformer.h[5].output[0][:] = hidden
+                logits = self.model.output.save()
+        return logits
+
+    def hooks_cache_all(self) -> Any:
+        saved = {}
+
+        def keeper(name: str) -> Any:
+            def keep(_module: nn.Module, _inputs: Any, output: Any) -> None:
+                saved[name] = output
+
+            return keep
+
+        handles = [module.register_forward_hook(keeper(name)) for name, module in self.module.named_modules()]
+        try:
+            with torch.no_grad():
+                self.module(self.ids)
+        finally:
+            for handle in handles:
+                handle.remove()
+        return [hidden_states(saved[f"transformer.h.{place}"]) for place in range(12)]
+
+    def loupe_cache_all(self) -> Any:
+        with self.model.trace(self.ids) as tracer:
+            cache = tracer.cache()
+        return [hidden_states(cache[f"transformer.h.{place}"].output) for place in range(12)]
+
+    def hooks_gradient(self) -> Any:
+        saved = {}
+
+        def keep(_module: nn.Module, _inputs: Any, output: Any) -> None:
+            saved["hidden"] = hidden_states(output)
+
+        handle = self.module.transformer.h[5].register_forward_hook(keep)
+        try:
+            logits = self.module(self.ids).logits
+        finally:
+            handle.remove()
+        return torch.autograd.grad(logits[0, -1, 7], saved["hidden"])[0]
+
+    def loupe_gradient(self) -> Any:
+        with self.model.trace(self.ids):
+            hidden = self.model.transformer.h[5].output[0]
+            self.model.output[0, -1, 7].backward()
+            gradient = hidden.grad.save()
+        return gradient
+
+    def hooks_loss(self) -> Any:
+        self.module.zero_grad(set_to_none=True)
+        self.module(self.ids, labels=self.ids).loss.backward()
+        return [weight.grad for weight in self.module.parameters()]
+
+    def loupe_loss(self) -> Any:
+        self.module.zero_grad(set_to_none=True)
+        with self.model.trace(self.ids, labels=self.ids, parameter_gradients=True):
+            self.model.output.loss.backward()
+        return [weight.grad for weight in self.module.parameters()]
+
+    def hooks_generate(self) -> Any:
+        def steer(_module: nn.Module, _inputs: Any, output: Any) -> None:
+            hidden_states(output)[:, -1] += self.stored
+
+        handle = self.module.transformer.h[5].register_forward_hook(steer)
+        try:
+            return self.module.generate(self.ids, max_new_tokens=5, min_new_tokens=5, do_sample=False)
+        finally:
+            handle.remove()
+
+    def loupe_generate(self) -> Any:
+        with self.model.generate(self.ids, max_new_tokens=5, min_new_tokens=5, do_sample=False) as tracer:
+            with tracer.all():
+                self.model.transformer.h[5].output[0][:, -1] += self.stored
+            ids = tracer.result.save()
+        return ids
 
 
 def hidden_states(output: Any) -> torch.Tensor:

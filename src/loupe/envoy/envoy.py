@@ -32,14 +32,9 @@ class Envoy(Ports):
     name an envoy uses itself (`output`) is reached by index: `layer["output"]`.
     """
 
-    def __init__(self, root: Root | None, path: str) -> None:
-        self._root = root
+    def __init__(self, root: Root, path: str) -> None:
+        self._home = root
         self._path = path
-
-    @property
-    def _home(self) -> Root:
-        assert self._root is not None
-        return self._root
 
     @property
     def _module(self) -> nn.Module:
@@ -95,11 +90,12 @@ class Envoy(Ports):
         return Operations(self._home, self._path, 0)
 
     def __getattr__(self, name: str) -> Any:
-        if name.startswith("__") or name in ("_root", "_path", "_host"):
+        if name.startswith("__") or name in ("_home", "_path", "_host"):
             raise AttributeError(name)
-        module = self._module
-        if name in module._modules and module._modules[name] is not None:
-            return self._home.envoy_at(f"{self._path}.{name}" if self._path else name)
+        home, path = self._home, self._path
+        module = home.module_at(path)
+        if module._modules.get(name) is not None:
+            return home.envoy_at(f"{path}.{name}" if path else name)
         alias = self._alias(name)
         if alias is not None:
             return self._home.envoy_at(alias)
@@ -154,7 +150,8 @@ class Envoy(Ports):
         recorder.parameters.set(f"{self._path}.{name}" if self._path else name, value, line)
 
     def __getitem__(self, key: int | slice | str) -> Any:
-        names = list(self._module._modules)
+        module, path = self._module, self._path
+        names = list(module._modules)
         if isinstance(key, slice):
             return [self[place] for place in range(*key.indices(len(names)))]
         if isinstance(key, str):
@@ -166,10 +163,10 @@ class Envoy(Ports):
             name = key
         else:
             place = key.__index__()
-            if not isinstance(self._module, (nn.ModuleList, nn.Sequential)) or not -len(names) <= place < len(names):
+            if not isinstance(module, (nn.ModuleList, nn.Sequential)) or not -len(names) <= place < len(names):
                 raise self._unknown(str(place))
             name = names[place]
-        return self._home.envoy_at(f"{self._path}.{name}" if self._path else name)
+        return self._home.envoy_at(f"{path}.{name}" if path else name)
 
     def __len__(self) -> int:
         return len(self._module._modules)

@@ -47,9 +47,8 @@ class Root(Envoy):
     """The envoy of a whole model: keeps its modules by path, and opens blocks on it."""
 
     def __init__(self, host: ViewingHost, rename: Rename | None = None) -> None:
-        super().__init__(None, "")
+        super().__init__(self, "")
         self._host = host
-        self._root = self
         self._edits: list[Graph] = []
         self._envoys: dict[str, Envoy] = {"": self}
         self._views: dict[tuple[str, str], str | None] = {}
@@ -204,8 +203,9 @@ class Root(Envoy):
     ) -> Tracer:
         """A block on the whole model, or on one of its modules alone."""
         graph = InterventionGraph()
-        put_edits(graph, self.edits, path, self._attached)
-        graph.edited = len(graph)
+        if self._edits:
+            put_edits(graph, self._edits, path, self._attached)
+            graph.edited = len(graph)
         session = next((each for each in reversed(open_sessions()) if each.key is self._host), None)
         run = self.local_run(graph, path, Opened(graph, rest=session))
         return Tracer(Recorder(self, run, graph, line, session), args, kwargs, generation)
@@ -304,7 +304,7 @@ class Root(Envoy):
     def copy(self) -> Self:
         """Another envoy of the same model, with edits of its own; weights and modules are shared."""
         twin = copy.copy(self)
-        object.__setattr__(twin, "_root", twin)
+        object.__setattr__(twin, "_home", twin)
         object.__setattr__(twin, "_envoys", {"": twin})
         object.__setattr__(twin, "_edits", list(self._edits))
         return twin

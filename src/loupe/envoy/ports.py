@@ -17,16 +17,16 @@ if TYPE_CHECKING:
 
 
 class Ports(abc.ABC):
-    """Something with an output and inputs that a block reads and writes: a module, one of its calls or operations."""
+    """Something with an output and inputs that a block reads and writes: a module, one of its calls or operations.
+
+    `_home` is the model that it is in.
+    """
+
+    _home: Root
 
     @abc.abstractmethod
     def _site(self, port: Port) -> Site:
         """The site of a port."""
-
-    @property
-    @abc.abstractmethod
-    def _home(self) -> Root:
-        """The model that the site is in."""
 
     @property
     def output(self) -> Any:
@@ -62,13 +62,13 @@ class Ports(abc.ABC):
         self._write("inputs", value)
 
     def _read(self, port: Port) -> Any:
-        site = self._site(port)
-        recorder = self._home.recorder(f"{site}")
-        return recorder.read(recorder.at_step(site), self._home.view(site))
+        site, home = self._site(port), self._home
+        recorder = home.open_recorder() or home.recorder(f"{site}")
+        return recorder.read(recorder.at_step(site), home.view(site))
 
     def _write(self, port: Port, value: Any) -> None:
         site = self._site(port)
-        recorder = self._home.recorder(f"{site}")
+        recorder = self._home.open_recorder() or self._home.recorder(f"{site}")
         if value is None and port == "output" and site.op is None:
             raise WriteError(
                 f"{site} cannot be replaced by None, for a module's hook cannot return it",
@@ -85,13 +85,9 @@ class Call(Ports):
     """One call of a module that is called several times in a pass."""
 
     def __init__(self, home: Root, path: str, call: int) -> None:
-        self._root = home
+        self._home = home
         self._path = path
         self._call = call
-
-    @property
-    def _home(self) -> Root:
-        return self._root
 
     def _site(self, port: Port) -> Site:
         return Site(self._path, port, self._call)
@@ -99,13 +95,13 @@ class Call(Ports):
     @property
     def ops(self) -> Operations:
         """The torch operations of this call."""
-        return Operations(self._root, self._path, self._call)
+        return Operations(self._home, self._path, self._call)
 
     def skip(self, value: Any) -> None:
         """Do not run the module at this call: its output is `value`, of the form that the module returns."""
         output = self._site("output")
-        recorder = self._root.recorder(f"{output.module}.skip()")
-        view = self._root.view(output)
+        recorder = self._home.recorder(f"{output.module}.skip()")
+        view = self._home.view(output)
         if view != "logits" and not recorder.execution.is_tensor(output) and isinstance(value, torch.Tensor):
             if view != "hidden_states":
                 raise WriteError(
@@ -124,7 +120,7 @@ class Calls:
     """The calls of one module in a pass, counted from 0: `module.calls[1].output`."""
 
     def __init__(self, home: Root, path: str) -> None:
-        self._root = home
+        self._home = home
         self._path = path
 
     def __getitem__(self, call: int) -> Call:
@@ -133,7 +129,7 @@ class Calls:
                 f"calls[{call!r}] is no call of {self._path or 'the model'}",
                 remedy="calls count from 0: calls[0], calls[1]",
             )
-        return Call(self._root, self._path, call)
+        return Call(self._home, self._path, call)
 
     def __repr__(self) -> str:
         return f"<calls of {self._path or 'the model'}>"
@@ -143,17 +139,17 @@ class Operations:
     """The torch operations of one call of a module, in order: `module.ops.softmax[0].output`; print lists them."""
 
     def __init__(self, home: Root, path: str, call: int) -> None:
-        self._root = home
+        self._home = home
         self._path = path
         self._call = call
 
     def __getattr__(self, name: str) -> NamedOperation:
         if name.startswith("_"):
             raise AttributeError(name)
-        return NamedOperation(self._root, self._path, self._call, name)
+        return NamedOperation(self._home, self._path, self._call, name)
 
     def _listed(self) -> list[Any]:
-        return self._root.recorder(f"{self._path or 'model'}.ops").execution.operations(self._path, self._call)
+        return self._home.recorder(f"{self._path or 'model'}.ops").execution.operations(self._path, self._call)
 
     def __len__(self) -> int:
         return len(self._listed())
@@ -178,7 +174,7 @@ class NamedOperation:
     """The operations of one name in a call of a module; an index picks one."""
 
     def __init__(self, home: Root, path: str, call: int, name: str) -> None:
-        self._root = home
+        self._home = home
         self._path = path
         self._call = call
         self._name = name
@@ -188,7 +184,7 @@ class NamedOperation:
             raise BlockError(
                 f"{self._name}[{index!r}] is no operation", remedy=f"operations count from 0: ops.{self._name}[0]"
             )
-        return Operation(self._root, self._path, self._call, self._name, index)
+        return Operation(self._home, self._path, self._call, self._name, index)
 
     def __getattr__(self, name: str) -> Any:
         if name in ("output", "input", "inputs"):
@@ -206,15 +202,11 @@ class Operation(Ports):
     """One torch operation inside a module's forward pass."""
 
     def __init__(self, home: Root, path: str, call: int, name: str, index: int) -> None:
-        self._root = home
+        self._home = home
         self._path = path
         self._call = call
         self._name = name
         self._index = index
-
-    @property
-    def _home(self) -> Root:
-        return self._root
 
     def _site(self, port: Port) -> Site:
         return Site(self._path, port, self._call, self._name, self._index)

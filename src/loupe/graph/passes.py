@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -26,7 +26,7 @@ class Memory:
     before n runs.
     """
 
-    roots: tuple[frozenset[Root], ...]  # empty where no node changes anything
+    roots: Sequence[frozenset[Root]]  # empty where no node changes anything
     mutates: dict[int, frozenset[Root]]
     after: dict[int, tuple[int, ...]]
 
@@ -36,28 +36,40 @@ def trace_memory(graph: Graph, changing: Collection[str] = ()) -> Memory:
 
     `changing` are the paths of modules that change their arguments in place when a node calls them.
     """
-    if not any(_changes(graph, node, changing) for node in graph.nodes):
+    if not any(changes_something(graph, node, changing) for node in graph.nodes):
         return Memory((), {}, {})  # nobody can see who shares memory with whom
-    roots: list[frozenset[Root]] = []
-    mutates: dict[int, frozenset[Root]] = {}
-    after: dict[int, tuple[int, ...]] = {}
-    written: dict[tuple[Event, int | None], frozenset[Root]] = {}
-    last_change: dict[Root, int] = {}
+    trace = MemoryTrace(graph)
     for node in graph.nodes:
-        used = _roots_of_arguments(node, roots)
-        changes = {last_change[root] for root in used if root in last_change}
+        trace.add(node, changing)
+    return Memory(tuple(trace.roots), trace.mutates, trace.after)
+
+
+class MemoryTrace:
+    """What `Memory` says of the nodes so far, one after the other."""
+
+    def __init__(self, graph: Graph) -> None:
+        self.roots: list[frozenset[Root]] = []
+        self.mutates: dict[int, frozenset[Root]] = {}
+        self.after: dict[int, tuple[int, ...]] = {}
+        self._graph = graph
+        self._written: dict[tuple[Event, int | None], frozenset[Root]] = {}
+        self._last_change: dict[Root, int] = {}
+
+    def add(self, node: Node, changing: Collection[str]) -> None:
+        """Follow one more node."""
+        used = _roots_of_arguments(node, self.roots)
+        changes = {self._last_change[root] for root in used if root in self._last_change}
         if changes:
-            after[node.id] = tuple(sorted(changes))
-        own = _roots_of_result(node, roots, used, written)
-        roots.append(own)
-        target = _mutated_roots(node, roots, used) if _changes(graph, node, changing) else None
+            self.after[node.id] = tuple(sorted(changes))
+        own = _roots_of_result(node, self.roots, used, self._written)
+        self.roots.append(own)
+        target = _mutated_roots(node, self.roots, used) if changes_something(self._graph, node, changing) else None
         if target:
-            mutates[node.id] = target
+            self.mutates[node.id] = target
             for root in target:
-                last_change[root] = node.id
+                self._last_change[root] = node.id
         if node.kind == "write":
-            written[node.site.lands, node.invoke] = own
-    return Memory(tuple(roots), mutates, after)
+            self._written[node.site.lands, node.invoke] = own
 
 
 def _roots_of_arguments(node: Node, roots: list[frozenset[Root]]) -> frozenset[Root]:
@@ -103,7 +115,7 @@ def _roots_of_result(
     return fresh
 
 
-def _changes(graph: Graph, node: Node, changing: Collection[str]) -> bool:
+def changes_something(graph: Graph, node: Node, changing: Collection[str]) -> bool:
     """Whether a node may change one of its arguments in place."""
     if node.kind == "call":
         return node.target in changing

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.utils._pytree import tree_flatten, tree_unflatten
+from torch.utils._pytree import TreeSpec, tree_flatten, tree_unflatten
 
 from loupe.errors import InputError
 from loupe.graph.graph import Graph
@@ -129,9 +129,9 @@ def join(inputs: Sequence[Input]) -> tuple[tuple[Any, ...], dict[str, Any], list
 
     Raises InputError where they do not fit together.
     """
-    flat = [tree_flatten((each.args, each.kwargs)) for each in inputs]
-    for (_, spec), each in zip(flat, inputs, strict=True):
-        if spec != flat[0][1]:
+    flat = [_flatten(each) for each in inputs]
+    for (leaves, spec), each in zip(flat, inputs, strict=True):
+        if spec != flat[0][1] or len(leaves) != len(flat[0][0]):
             raise InputError(
                 "the invokes of a block have different arguments",
                 remedy="give each the same positional and keyword arguments, or pass collate= to Model",
@@ -161,8 +161,18 @@ def join(inputs: Sequence[Input]) -> tuple[tuple[Any, ...], dict[str, Any], list
                 remedy="give the same value in each invoke, or pass collate= to Model",
                 line=inputs[-1].line,
             )
-    args, kwargs = tree_unflatten(joined, flat[0][1])
+    form = flat[0][1]
+    if form is None:
+        return tuple(joined), {}, sizes
+    args, kwargs = tree_unflatten(joined, form)
     return args, kwargs, sizes
+
+
+def _flatten(value: Input) -> tuple[Sequence[Any], TreeSpec | None]:
+    """The leaves of an input, and its form; tensors by position, which most inputs are, have none."""
+    if not value.kwargs and all(isinstance(arg, torch.Tensor) for arg in value.args):
+        return value.args, None
+    return tree_flatten((value.args, value.kwargs))
 
 
 def _has_rows(leaf: Any, size: int) -> bool:

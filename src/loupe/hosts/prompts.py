@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -18,15 +18,20 @@ IGNORED = -100  # a label that no loss counts
 class Form:
     """How a model takes prompts.
 
-    Short rows are filled with `pad`, on the left or else on the right. `types` says that texts go with their token
-    types, `decodes` that a second stack reads ids of its own, `decoder_input_ids` or `labels`.
+    Short rows are filled with what `padding` gives, on the left or else on the right. `types` says that texts go with
+    their token types, `decodes` that a second stack reads ids of its own, `decoder_input_ids` or `labels`.
     """
 
     tokenizer: Any
-    pad: int
+    padding: Callable[[], int]
     left: bool
     types: bool = False
     decodes: bool = False
+
+    @property
+    def pad(self) -> int:
+        """The token id that short rows are filled with."""
+        return self.padding()
 
 
 @dataclass(frozen=True, slots=True)

@@ -50,7 +50,9 @@ def positions_of(module: nn.Module) -> Positions:
 
 def input_device(module: nn.Module, table: nn.Module | None) -> torch.device:
     """Where token ids are to be put: the device of the table of embeddings, or else of the model."""
-    found = next((module if table is None else table).parameters(), None)
+    found = getattr(table, "weight", None)
+    if not isinstance(found, torch.Tensor):
+        found = next((module if table is None else table).parameters(), None)
     return torch.device("cpu") if found is None or found.is_meta else found.device
 
 
@@ -71,7 +73,7 @@ def padding_id(module: nn.Module, table: nn.Module | None, tokenizer: Any) -> in
 def check_vocabulary(table: nn.Module | None, ids: torch.Tensor, line: Line | None) -> None:
     """Raise InputError for a token id that the table of embeddings does not have."""
     size = getattr(table, "num_embeddings", None)
-    lowest, highest = (int(bound) for bound in ids.aminmax())
+    lowest, highest = [int(bound) for bound in ids.aminmax()]
     if isinstance(size, int) and not 0 <= lowest <= highest < size:
         raise InputError(
             f"the token id {lowest if lowest < 0 else highest} is not in the model's vocabulary of {size}",

@@ -178,7 +178,7 @@ class TransformersHost:
         """
         return Form(
             self.tokenizer,
-            padding_id(self._module, table, self.tokenizer),
+            lambda: padding_id(self._module, table, self.tokenizer),
             self._left,
             types=not self._left and "token_type_ids" in accepted,
             decodes=self._decodes(accepted),
@@ -246,9 +246,11 @@ class TransformersHost:
 
 def _parameters_of(module: nn.Module) -> frozenset[str]:
     """What a model takes by name; one with adapters hands on what the model inside takes."""
-    inside = getattr(module, "get_base_model", None)
     own = _parameters_of_class(type(module))
-    return own if inside is None else own | _parameters_of_class(type(inside()))
+    if not hasattr(type(module), "get_base_model"):
+        return own
+    inside: Any = module
+    return own | _parameters_of_class(type(inside.get_base_model()))
 
 
 @cache

@@ -42,11 +42,7 @@ class Generator(Ports):
     """The run of a block as a whole, as something with an output."""
 
     def __init__(self, home: Root) -> None:
-        self._root = home
-
-    @property
-    def _home(self) -> Root:
-        return self._root
+        self._home = home
 
     def _site(self, port: Port) -> Site:
         return Site(RESULT, "output")

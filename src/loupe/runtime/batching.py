@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import torch
-from torch.utils._pytree import tree_flatten, tree_unflatten
+from torch.utils._pytree import TreeSpec, tree_flatten, tree_unflatten
 
 from loupe.errors import Line, RowsError
 from loupe.graph.node import Event
@@ -17,6 +17,24 @@ SHARED = -1
 MIXED = -2
 
 
+class Along(NamedTuple):
+    """For each leaf of a value, the axis that is the batch, and how many entries one row has along it."""
+
+    axes: tuple[int, ...]
+    each: tuple[int, ...]
+
+    @classmethod
+    def of(cls, shapes: Sequence[Sequence[torch.Size | None]], rows: Sequence[int]) -> Along:
+        """What passes with other numbers of rows tell; see `axes_from_shapes`."""
+        axes = axes_from_shapes(shapes, rows)
+        pairs = zip(shapes[0], axes, strict=False)
+        each = tuple(shape[axis] // rows[0] if shape is not None and axis >= 0 else 1 for shape, axis in pairs)
+        return cls(axes, each)
+
+
+NOWHERE = Along((), ())
+
+
 class Axes(Protocol):
     """Knows which axis of each leaf of a site's value is the batch."""
 
@@ -24,8 +42,8 @@ class Axes(Protocol):
         """The axes of the value that passes at an event: an output, or `(args, kwargs)`."""
         ...
 
-    def each(self, event: Event) -> tuple[int, ...]:
-        """How many entries each row has along them."""
+    def along(self, event: Event) -> Along:
+        """The axes, and how many entries each row has along them."""
         ...
 
 
@@ -97,7 +115,12 @@ def axes_from_shapes(shapes: Sequence[Sequence[torch.Size | None]], rows: Sequen
 
 def leaf_shapes(value: Any) -> tuple[torch.Size | None, ...]:
     """The shapes of a value's leaves, None for a leaf that is no tensor."""
-    return tuple(leaf.shape if isinstance(leaf, torch.Tensor) else None for leaf in tree_flatten(value)[0])
+    return tuple(leaf.shape if isinstance(leaf, torch.Tensor) else None for leaf in _flatten(value)[0])
+
+
+def _flatten(value: Any) -> tuple[list[Any], TreeSpec | None]:
+    """The leaves of a value, and its form; a lone tensor, which most values are, has none."""
+    return ([value], None) if isinstance(value, torch.Tensor) else tree_flatten(value)
 
 
 def narrow(value: Any, axes: tuple[int, ...], rows: Rows, invoke: int, event: Event) -> Any:
@@ -107,7 +130,7 @@ def narrow(value: Any, axes: tuple[int, ...], rows: Rows, invoke: int, event: Ev
 
     Raises RowsError for a value whose rows cannot be told apart.
     """
-    leaves, spec = tree_flatten(value)
+    leaves, spec = _flatten(value)
     start, size = rows.slices[invoke]
     _check(len(leaves) == len(axes), event)
     narrowed: list[Any] = []
@@ -121,7 +144,7 @@ def narrow(value: Any, axes: tuple[int, ...], rows: Rows, invoke: int, event: Ev
             continue
         each = _rows_each(leaf, axis, rows, event)
         narrowed.append(leaf.narrow(axis, start * each, size * each))
-    return tree_unflatten(narrowed, spec)
+    return narrowed[0] if spec is None else tree_unflatten(narrowed, spec)
 
 
 def widen(whole: Any, part: Any, axes: tuple[int, ...], rows: Rows, invoke: int, event: Event) -> Any:
@@ -129,8 +152,8 @@ def widen(whole: Any, part: Any, axes: tuple[int, ...], rows: Rows, invoke: int,
 
     Raises RowsError where a leaf is shared by all rows, or `part` is of another form.
     """
-    leaves, spec = tree_flatten(whole)
-    parts, part_spec = tree_flatten(part)
+    leaves, spec = _flatten(whole)
+    parts, part_spec = _flatten(part)
     start, size = rows.slices[invoke]
     _check(len(leaves) == len(axes), event)
     if len(parts) != len(leaves) or (part_spec != spec and len(leaves) != 1):
@@ -161,7 +184,7 @@ def widen(whole: Any, part: Any, axes: tuple[int, ...], rows: Rows, invoke: int,
             leaf.narrow(axis, (start + size) * each, leaf.shape[axis] - (start + size) * each),
         )
         widened.append(torch.cat([before, new.to(leaf.dtype).to(leaf.device), after], dim=axis))
-    return tree_unflatten(widened, spec)
+    return widened[0] if spec is None else tree_unflatten(widened, spec)
 
 
 def join_rows(parts: Sequence[Any], axes: tuple[int, ...], event: Event) -> Any:

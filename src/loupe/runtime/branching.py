@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -55,8 +55,8 @@ class Branching:
 
 
 @dataclass(frozen=True, slots=True)
-class Order:
-    """The moments of a pass in order, and those of them at which a batch can grow, by their places.
+class Cuts:
+    """The moments at which a batch can grow, in order, and the places of all moments of a pass.
 
     All that a model computes has to pass through its blocks, one after the other: then their calls are such moments.
     """
@@ -65,9 +65,8 @@ class Order:
     cuts: tuple[Event, ...]
 
     @classmethod
-    def of(cls, events: Iterable[Event], blocks: Sequence[str]) -> Order:
-        """The order of a scan's events, in which each of these blocks is to be called once, one after the other."""
-        places = {event: place for place, event in enumerate(events)}
+    def of(cls, places: Mapping[Event, int], blocks: Sequence[str]) -> Cuts:
+        """The calls of these blocks, where each is called once, one after the other; none where that is not so."""
         cuts = [Event(path, phase, 0) for path in blocks for phase in ("in", "out")]
         twice = any(Event(path, "in", 1) in places for path in blocks)
         found = [places.get(cut, START) for cut in cuts]
@@ -90,7 +89,7 @@ class Order:
         return found
 
 
-def first_change(graph: Graph, memory: Memory, order: Order) -> int | None:
+def first_change(graph: Graph, memory: Memory, cuts: Cuts) -> int | None:
     """The last cut before a block does what others must not see; None for a block that only reads."""
     events: list[Event] = []
     everything = bool(graph.backwards) or any(n.kind == "apply" and n.target in TRACKING for n in graph)
@@ -100,11 +99,11 @@ def first_change(graph: Graph, memory: Memory, order: Order) -> int | None:
             continue
         if node.kind == "write" or node.id in changed or everything:
             events.append(node.site.event)
-    return min((order.cut_before(event) for event in events), default=None)
+    return min((cuts.cut_before(event) for event in events), default=None)
 
 
 def plan_branching(
-    order: Order,
+    cuts: Cuts,
     changes: Sequence[int | None],
     slices: Sequence[tuple[int, int]],
     shared: Sequence[int | None],
@@ -141,8 +140,8 @@ def plan_branching(
             now[scope] = (len(origins), size)
             origins += range(start, start + size)
         sources = tuple(slices[scope] for scope in leaving[cut])
-        at[order.cuts[cut]] = Branch(sources, Rows(tuple(now), len(origins)), tuple(origins))
-    blocks = frozenset(cut for cut in order.cuts if cut.phase == "in") if at else frozenset[Event]()
+        at[cuts.cuts[cut]] = Branch(sources, Rows(tuple(now), len(origins)), tuple(origins))
+    blocks = frozenset(cut for cut in cuts.cuts if cut.phase == "in") if at else frozenset[Event]()
     return Branching(first, at, blocks)
 
 
@@ -152,11 +151,11 @@ def grow(value: Any, axes: Axes, before: Rows, branch: Branch, first: int, event
     `first` is the number of rows with which the pass began: leaves that the model made back then have them still.
     """
     leaves, spec = tree_flatten(value)
-    along = axes.of(event)
-    if len(leaves) != len(along):
+    along = axes.along(event)
+    if len(leaves) != len(along.axes):
         raise _untold(event)
     grown: list[Any] = []
-    for leaf, axis, entries in zip(leaves, along, axes.each(event), strict=True):
+    for leaf, axis, entries in zip(leaves, *along, strict=True):
         if not isinstance(leaf, torch.Tensor) or axis == SHARED:
             grown.append(leaf)
             continue

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Set
 from typing import Any
 
 import torch
@@ -24,7 +24,7 @@ class Devices:
 
     def __init__(self) -> None:
         self._moved: dict[tuple[int, torch.device], torch.Tensor] = {}
-        self._written: frozenset[int] = frozenset()
+        self._written: Set[int] = frozenset()
 
     def load(self, plan: Plan) -> None:
         """Take a plan, or the longer plan of a graph that has grown since."""

@@ -12,7 +12,7 @@ from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from loupe.errors import LoupeError, OperationError, OrderError, WriteError
-from loupe.graph.node import RESULT, Event, Node, Site, is_within
+from loupe.graph.node import RESULT, Event, Node, Phase, Site, is_within
 from loupe.ops.gradients import without_history
 from loupe.runtime.aliasing import Tap
 from loupe.runtime.batching import Axes, Rows
@@ -21,13 +21,14 @@ from loupe.runtime.collect import Collector, cached_events, counting_events
 from loupe.runtime.gradients import WITHOUT_CHECKPOINT
 from loupe.runtime.host import Batch, Host
 from loupe.runtime.interpreter import Interpreter, Surroundings
-from loupe.runtime.leaves import Leaves
+from loupe.runtime.leaves import Leaves, Untracked
 from loupe.runtime.lookup import place_of
 from loupe.runtime.offloaded import parameter_at, send_away
+from loupe.runtime.order import Order
 from loupe.runtime.plain import set_plain
 from loupe.runtime.plan import Plan
 from loupe.runtime.rows import RowsFirst
-from loupe.runtime.taps import OpenSite, OpenSkip, Taps
+from loupe.runtime.taps import OpenSite, OpenSkip, Taps, never
 from loupe.runtime.tensors import map_tensors, share_memory, storages_of, summary, tensors_in
 from loupe.runtime.tree import Tree
 from loupe.runtime.weights import Weights, as_before
@@ -45,6 +46,7 @@ class Pass:
 
     A pausable one goes on in a worker thread, stands still once its plan is satisfied, and can be given a longer plan.
     The other kind stays in the caller's thread and stops the model there. `tree` knows the modules of the host's model.
+    With `order` sites are tapped when the block names them; without, a pausable pass taps every module.
     """
 
     def __init__(
@@ -57,6 +59,7 @@ class Pass:
         given: Callable[[str], Any],
         collector: Collector | None,
         tree: Tree,
+        order: Order | None,
         branching: Branching | None = None,
         *,
         collects: bool,
@@ -82,13 +85,17 @@ class Pass:
         self._plan: Plan | None = None
         self._collector = collector
         self._tree = tree
+        self.order = order
+        self._place = -1
+        self._taken_up = 0
         self._settings_key = ""
         self._calling_host = False
         self._set_aside: list[tuple[dict[str, Any], str, Any]] = []
         self._weights_asked: frozenset[str] | None = frozenset()
         self._leaves = Leaves(modules, attached, given, collects=collects)
         self._memory = Weights(modules, attached, self._set_aside)
-        self._taps = Taps(modules, self._visit, self._refuse_second_run, self._keep_weight)
+        passed = never if order is None else self._times_passed
+        self._taps = Taps(modules, self._visit, self._refuse_second_run, self._keep_weight, passed)
         self.interpreter = Interpreter(
             Surroundings(
                 modules,
@@ -180,10 +187,16 @@ class Pass:
         if event.phase == "grad":
             backwards = self._plan.backwards if self._plan is not None else ()
             return event.call < len(backwards) and backwards[event.call] in self.interpreter.done
-        if event.op is not None and self._plan is not None and event not in self._plan.gates:
+        if event.op is not None and not self._taps.is_watched(event):
             return self._reached.get((event.path, "in"), -1) >= event.call  # its tap had to be there before the call
+        if self.order is not None and self.order.has_passed(event, self._place):
+            return True
         key = (event.path, event.phase) if event.op is None else (str(event), event.phase)
         return self._reached.get(key, -1) >= event.call
+
+    def _times_passed(self, path: str, phase: Phase) -> int:
+        assert self.order is not None
+        return self.order.passed(path, phase, self._place)
 
     # -- inside the pass -----------------------------------------------------------------------------------------------
 
@@ -194,21 +207,24 @@ class Pass:
         self._settings_key = self._key_of(plan)
         try:
             with self._settings(plan, model):
-                put_back = set_plain(self._tree.unusual(model))
+                unusual = self._tree.unusual(model)
+                put_back = set_plain(unusual) if unusual else None
                 try:
                     with self._grad_mode(plan):
                         self._attach_and_call(plan, model)
                 except BaseException:
-                    if self._tree.has_own(model, "_hf_hook"):
+                    if self._tree.has_own("_hf_hook"):
                         send_away(self._tree.modules(model))
                     raise
                 finally:
                     self._taps.detach()
-                    put_back()
+                    if put_back is not None:
+                        put_back()
         except StopPass:
             self.stopped_early = True
         finally:
-            self._exchange_parameters(back=True)
+            if self._set_aside:
+                self._exchange_parameters(back=True)
             self._open.clear()
             if self._collector is not None:
                 self.interpreter.results.update(self._collector.results)
@@ -219,7 +235,7 @@ class Pass:
 
     def _attach_and_call(self, plan: Plan, model: nn.Module) -> None:
         prefix = self._host.prefix
-        if self._pausable:
+        if self._pausable and self.order is None:
             self._taps.attach_everywhere(model, prefix, skippable=True)
         if self._branching is not None:
             self._taps.attach(self._branching.events, {})
@@ -246,12 +262,18 @@ class Pass:
 
     def _take_up(self, plan: Plan) -> None:
         """Attach what a plan needs beyond what is attached, and do what can be done at once."""
+        new = plan.graph.nodes[self._taken_up :] if plan.grows else plan.graph.nodes
+        self._taken_up = len(plan.graph.nodes)
         stand_ins = plan.answers.stand_ins
         if stand_ins is None:
-            others = [(site.event, self._host.stand_in(site)) for site in plan.graph.sites]
+            sites = dict.fromkeys(n.site for n in new if n.kind in ("read", "write") and n.gradient_of is None)
+            others = [(s.event, self._host.stand_in(s)) for s in sites if s.path != RESULT]
             stand_ins = {event: other.event for event, other in others if other is not None}
             plan.answers.stand_ins = stand_ins
-        self._taps.attach(plan.gates, stand_ins)
+        events = [plan.events[n.id] for n in new if n.id in plan.events] if plan.grows else plan.gates
+        if self.order is not None:
+            self._taps.attach(self.order.around(events), {})
+        self._taps.attach(events, stand_ins)
         self.interpreter.load(plan)
         self.interpreter.drain()
 
@@ -281,6 +303,8 @@ class Pass:
         assert plan is not None
         if self._paused is not None:
             self._paused.check()
+        if self.order is not None:
+            self._place = self.order.places.get(event, self._place)
         site: OpenSite | OpenSkip | None = None
         if self._branching is not None and (event in self._branching.at or event in self._branching.blocks):
             value = self._grown(self._branching, event, value)
@@ -292,7 +316,7 @@ class Pass:
                 result = event.path == RESULT and self._batch.method == "generate"
                 site = OpenSite(event, value, self._rows, RowsFirst(value) if result else self._axes)
             self._stand_at(site)
-            for node, before, after in site.changed:
+            for node, before, after in site.changed or ():
                 self._note_change(node, before, after)
             value = site.value
         if self._collector is not None and event.op is None:
@@ -392,7 +416,7 @@ class Pass:
 
     def _tracking(self) -> AbstractContextManager[None]:
         """Track gradients where the pass does, of the weights that it asks about alone."""
-        return self._leaves.tracked(self._weights_asked) if self._with_grad else torch.no_grad()
+        return self._leaves.tracked(self._weights_asked) if self._with_grad else Untracked()
 
     def _parameter(self, path: str) -> Any:
         value = parameter_at(self._modules, path)

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from loupe.graph.node import Node
-from loupe.graph.passes import Root, changed_refs, is_opaque
+from loupe.graph.passes import changed_refs, is_opaque
 from loupe.ops.gradients import arrival_of
 from loupe.runtime.plan import Plan
 from loupe.runtime.tensors import share_memory, storages_of
@@ -20,11 +20,6 @@ class History:
 
     def __init__(self, values: Mapping[int, Any]) -> None:
         self._values = values
-        self._changed: frozenset[Root] = frozenset()
-
-    def load(self, plan: Plan) -> None:
-        """Take a plan, or the longer plan of a graph that has grown since."""
-        self._changed = plan.changed
 
     @contextmanager
     def around(self, plan: Plan, node: Node) -> Generator[None]:
@@ -36,7 +31,7 @@ class History:
             value
             for ref in node.refs()
             if isinstance(value := self._values.get(ref), torch.Tensor)
-            and (roots[ref] & self._changed if roots else arrival_of(value) and not value.requires_grad)
+            and (roots[ref] & plan.changed if roots else arrival_of(value) and not value.requires_grad)
         ]
         if not fragile:
             yield

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
 from heapq import heappop, heappush
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
 from loupe.errors import LoupeError, OperationError
-from loupe.graph.node import Const, Event, Node, Ref, map_argument
+from loupe.graph.node import Const, Event, Node, Ref
 from loupe.graph.steps import LAST_STEP
 from loupe.ops.gradients import without_history
 from loupe.ops.modes import in_modes
@@ -26,9 +25,10 @@ from loupe.runtime.plan import Plan, waits_for_pass
 from loupe.runtime.tensors import summary, tensors_in
 from loupe.runtime.weights import Weights
 
+_NUMBERS = frozenset((int, type(None)))
 
-@dataclass(frozen=True, slots=True)
-class Surroundings:
+
+class Surroundings(NamedTuple):
     """What nodes need beside values: the model's modules and parameters, and what surrounds a call of a module.
 
     `weights` gives the model's own parameters by their ids, `memory` keeps these as they are, `visit` opens sites that
@@ -63,6 +63,7 @@ class Interpreter:
         self.wanted: set[int] = set()
         self.stopped = False
         self.returned = False
+        self._loaded = 0
         self._unmet: dict[int, int] = {}
         self._waiters: dict[int, tuple[int, ...]] = {}
         self._uses: dict[int, int] = {}
@@ -83,7 +84,6 @@ class Interpreter:
         """Take a plan, or the longer plan of a graph that has grown since."""
         fresh = self.plan is None
         self.plan = plan
-        self._history.load(plan)
         self._devices.load(plan)
         if fresh:
             self.wanted = set(plan.wanted)
@@ -92,6 +92,7 @@ class Interpreter:
         else:
             self.wanted = set(plan.wanted) - self.done
             self._load_more(plan)
+        self._loaded = len(plan.graph.nodes)
         if not self.keep_values:
             self._uses = dict(plan.uses)
         for tap in self._taps:
@@ -100,7 +101,7 @@ class Interpreter:
             self._settle_last_steps()
 
     def _load_more(self, plan: Plan) -> None:
-        for node in plan.unmet:
+        for node in range(self._loaded, len(plan.graph.nodes)) if plan.grows else plan.unmet:
             if node in self.done or node in self._unmet:
                 continue
             unmet = [need for need in plan.needs[node] if need not in self.done]
@@ -128,11 +129,12 @@ class Interpreter:
 
     def close(self, tap: Tap) -> None:
         """Close a site; a write that is still waiting there can never happen."""
+        plan, done = self.plan, self.done
+        assert plan is not None
         self._taps.remove(tap)
-        assert self.plan is not None
-        for node_id in self.plan.gates.get(tap.event, ()):
-            if node_id not in self.done:
-                raise late_write(self.plan, self.done, self.plan.graph[node_id])
+        for node_id in plan.gates.get(tap.event, ()):
+            if node_id not in done:
+                raise late_write(plan, done, plan.graph[node_id])
 
     def settle_last_steps(self) -> None:
         """The model has returned: a value of a step that has not happened is that of the last one."""
@@ -200,11 +202,6 @@ class Interpreter:
             held.clear()
         self._weights.forget()
 
-    def pending_events(self) -> list[Event]:
-        """The moments that nodes still wait for."""
-        assert self.plan is not None
-        return [event for event, nodes in self.plan.gates.items() if any(node not in self.done for node in nodes)]
-
     # -- the kinds of node ---------------------------------------------------------------------------------------------
 
     def _read(self, node: Node) -> Any:
@@ -226,7 +223,8 @@ class Interpreter:
         return value
 
     def _tap_of(self, node: Node) -> Tap:
-        event = node.site.event
+        assert self.plan is not None
+        event = self.plan.events[node.id]
         taps = self._taps
         place = len(taps) - 1
         while taps[place].event != event:
@@ -324,8 +322,15 @@ class Interpreter:
         if kind is Const:
             assert self.plan is not None
             return self.plan.graph.constants[arg.index]
-        if kind is tuple or kind is list or kind is dict or kind is slice:
-            return map_argument(arg, lambda leaf: self._resolve(node, leaf) if type(leaf) in (Ref, Const) else leaf)
+        if kind is tuple:
+            return tuple([self._resolve(node, item) for item in arg])
+        if kind is list:
+            return [self._resolve(node, item) for item in arg]
+        if kind is slice:
+            bounds = (arg.start, arg.stop, arg.step)
+            return arg if _NUMBERS.issuperset(map(type, bounds)) else slice(*self._resolve(node, bounds))
+        if kind is dict:
+            return {key: self._resolve(node, item) for key, item in arg.items()}
         return arg
 
     def _device_for(self, node: Node) -> torch.device | None:

@@ -13,6 +13,7 @@ from loupe.graph.node import constants_in, is_within
 from loupe.graph.opset import TRACKING
 from loupe.runtime.host import Batch
 from loupe.runtime.lookup import tensor_named
+from loupe.runtime.plain import modules_of
 from loupe.runtime.plan import Plan
 from loupe.runtime.tensors import tensors_in
 
@@ -23,16 +24,31 @@ def leaves_of(tensor: torch.Tensor) -> Iterator[torch.Tensor]:
         if tensor.requires_grad:
             yield tensor
         return
-    stack, seen = [tensor.grad_fn], set()
+    stack: list[Any] = [tensor.grad_fn]
+    seen = {tensor.grad_fn, None}
     while stack:
-        function = stack.pop()
-        if function is None or function in seen:
-            continue
-        seen.add(function)
-        variable = getattr(function, "variable", None)
-        if variable is not None:
-            yield variable
-        stack.extend(following for following, _ in function.next_functions)
+        for function, _ in stack.pop().next_functions:
+            if function in seen:
+                continue
+            seen.add(function)
+            variable = getattr(function, "variable", None)
+            if variable is None:
+                stack.append(function)
+            else:
+                yield variable
+
+
+class Untracked:
+    """Runs without autograd; as `torch.no_grad`, which takes longer to come and go."""
+
+    __slots__ = ("_before",)
+
+    def __enter__(self) -> None:
+        self._before = torch.is_grad_enabled()
+        torch._C._set_grad_enabled(False)
+
+    def __exit__(self, *error: object) -> None:
+        torch._C._set_grad_enabled(self._before)
 
 
 class Leaves:
@@ -60,8 +76,13 @@ class Leaves:
     def weights(self) -> dict[int, nn.Parameter]:
         """The model's own parameters, by their ids, as they are before an edit sets others."""
         if self._own is None:
-            named = self._modules("").named_parameters(remove_duplicate=False)
-            self._own = {id(weight): weight for path, weight in named if not is_within(path, self._attached)}
+            whole = self._modules("")
+            if self._attached:
+                named = whole.named_parameters(remove_duplicate=False)
+                self._own = {id(weight): weight for path, weight in named if not is_within(path, self._attached)}
+            else:
+                own = [weight for module in modules_of(whole) for weight in module._parameters.values()]
+                self._own = {id(weight): weight for weight in own if weight is not None}
         return self._own
 
     def needs_grad(self, plan: Plan, batch: Batch) -> bool:
@@ -76,10 +97,14 @@ class Leaves:
     def _are_used(self, plan: Plan, batch: Batch) -> bool:
         """Whether the run uses something of the user's that requires a gradient."""
         graph = plan.graph
-        used = [tensor for tensor in tensors_in((batch.args, batch.kwargs)) if tensor.requires_grad]
-        if any(isinstance(value, torch.Tensor) and value.requires_grad for value in graph.constants):
+        used: list[Any] = []
+        for value in (*batch.args, *batch.kwargs.values()):
+            used += [value] if isinstance(value, torch.Tensor) else tensors_in(value)
+        used = [tensor for tensor in used if tensor.requires_grad]
+        if graph.constants and any(isinstance(each, torch.Tensor) and each.requires_grad for each in graph.constants):
             used += [graph.constants[const.index] for node in plan.live for const in constants_in(graph[node])]
-        used += [self._given(graph[node].target) for node in plan.given if node in plan.live]
+        if plan.given:
+            used += [self._given(graph[node].target) for node in plan.given if node in plan.live]
         for node in plan.called if self._attached else ():
             if is_within(graph[node].target, self._attached):
                 used += self._modules(graph[node].target).parameters()

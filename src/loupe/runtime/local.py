@@ -13,22 +13,24 @@ from torch import nn
 from loupe.errors import BlockError, InputError, Line, LoupeError, NotReachedError, OperationError, WriteError
 from loupe.graph.graph import Graph
 from loupe.graph.merge import kind_of_run
-from loupe.graph.node import RESULT, Node, Site
+from loupe.graph.node import RESULT, Event, Node, Site
 from loupe.graph.opset import TRACKING
 from loupe.graph.steps import Unrolled, unroll
 from loupe.ops.views import first_input
-from loupe.runtime.batching import Rows
+from loupe.runtime.batching import Along, Rows
 from loupe.runtime.budget import is_out_of_memory
 from loupe.runtime.collect import Collector, cached_events
 from loupe.runtime.describe import Describer, Undescribed
 from loupe.runtime.forward import Pass
 from loupe.runtime.given import Given, Opened
+from loupe.runtime.growing import Growing
 from loupe.runtime.host import Batch, Host, Input
 from loupe.runtime.lookup import strictly, with_lines_of
 from loupe.runtime.meta import Scan, Scanner
 from loupe.runtime.missed import Missed, no_step
 from loupe.runtime.offloaded import devices_of
 from loupe.runtime.ops_tap import Operation, listing
+from loupe.runtime.order import Order
 from loupe.runtime.plain import plainly
 from loupe.runtime.plan import Plan, make_plan
 from loupe.runtime.replay import Start, aside
@@ -66,7 +68,7 @@ class LocalRun:
         scans: bool = False,
     ) -> None:
         self._scans = scans
-        self._constants = ConstantsWithoutData()
+        self._constants = ConstantsWithoutData() if scans else None
         self._host = host
         self._given: Given = Opened(graph) if given is None else given
         self._came_in: dict[str, Any] = {}
@@ -85,9 +87,11 @@ class LocalRun:
         self._failed: set[int] = set()
         self._scanned = False
         self._stepwise = False
+        self._called: set[str] = set()
         self._looked_through = 0
         self._flat: Unrolled | None = None
-        self._describer = Describer(graph, scanner, self._given.describe)
+        self._describer: Describer | None = None
+        self._growing = Growing(graph, self._changing)
         self._locked = False
 
     describes = True
@@ -104,7 +108,7 @@ class LocalRun:
             self._start.restore()
             self._start = None
         self._axes = None
-        self._describer.forget()
+        self._describer = None
         return len(self._inputs) - 1
 
     def collect_weights(self) -> None:
@@ -146,21 +150,26 @@ class LocalRun:
         return value
 
     def _reach(self, node: int) -> Any:
+        if not self._scans and not self._is_stepwise():
+            return self._value(self._graph, node)
         flat = self._unrolled()
         if node not in flat.last:
             raise no_step(self._graph[node].line)
-        return self._value(flat, flat.last[node])
+        return self._value(flat.graph, flat.last[node])
 
-    def _value(self, flat: Unrolled, node: int) -> Any:
+    def _value(self, graph: Graph, node: int) -> Any:
         if self._pass is not None and node in self._pass.interpreter.values:
             return self._pass.interpreter.values[node]
-        keep = set(range(len(flat.graph))) - flat.graph.users_of(
-            self._failed
-        )  # what has failed once is not tried again
-        with with_lines_of(flat.graph, self._modules):
-            plan = make_plan(flat.graph, wanted=[node], keep=keep, changing=self._changing())
+        with with_lines_of(graph, self._modules):
+            plan = self._growing.look(node) if graph is self._graph and not self._failed else None
+            if plan is None:
+                keep = set(range(len(graph))) - graph.users_of(self._failed)  # what has failed once is not tried again
+                plan = make_plan(graph, wanted=[node], keep=keep, changing=self._changing())
             self._proceed(plan, last=False)
         assert self._pass is not None
+        if node not in self._pass.interpreter.done and self._pass.order is not None:
+            self._without_order()
+            self._proceed(plan, last=False)
         if node not in self._pass.interpreter.done:
             raise self._missed().behind(plan, self._pass.interpreter.done, node)
         return self._pass.interpreter.values[node]
@@ -184,6 +193,8 @@ class LocalRun:
             for event, other in stand_ins.items():
                 if event not in scan.values and other in scan.values:
                     scan.values[event] = scan.values[other]
+            if self._describer is None:
+                self._describer = Describer(self._graph, self._scanner, self._given.describe)
             with with_lines_of(self._graph, self._modules):
                 return self._describer.describe(node, scan, Rows(batch.rows, batch.total), self._site_axes())
         except Undescribed:
@@ -259,20 +270,18 @@ class LocalRun:
                     "the block has no input", remedy="pass a prompt to trace(...), or use tracer.invoke(prompt)"
                 )
             with with_lines_of(self._graph, self._modules):
-                graph = self._unrolled().graph
+                graph = self._graph if not self._scans and not self._is_stepwise() else self._unrolled().graph
                 plan = self._scanner.plans.of(graph, changing=self._changing(), everything=self._scans)
                 if self._pass is not None and not plan.wanted and plan.live <= self._pass.interpreter.done:
                     return Outcome({})  # peeks were all that the block was about
                 self._proceed(plan, last=True)
             assert self._pass is not None
-            interpreter = self._pass.interpreter
-            if interpreter.stopped:
-                error = self._missed().below_stop(plan, interpreter.done)
-            elif self._pass.stopped_early:
-                error = self._missed().never_reached(plan, interpreter.done, self._attached)
-            else:
-                error = self._missed().first(plan, interpreter.done)
-            return Outcome(dict(interpreter.results), error)
+            error = self._error(plan, self._pass)
+            if error is not None and self._pass.order is not None:
+                self._without_order()
+                self._proceed(plan, last=True)
+                error = self._error(plan, self._pass)
+            return Outcome(dict(self._pass.interpreter.results), error)
         finally:
             self._came_in.clear()
             self._end_pass()
@@ -322,6 +331,17 @@ class LocalRun:
             left = left[count:]
         return outcomes, reason
 
+    def _error(self, plan: Plan, ended: Pass) -> LoupeError | None:
+        """What kept a pass that has ended from a node."""
+        done = ended.interpreter.done
+        if plan.live <= done:
+            return None
+        if ended.interpreter.stopped:
+            return self._missed().below_stop(plan, done)
+        if ended.stopped_early:
+            return self._missed().never_reached(plan, done, self._attached)
+        return self._missed().first(plan, done)
+
     def abandon(self) -> None:
         """The block ended with an exception: end the pass, keep nothing."""
         try:
@@ -360,10 +380,15 @@ class LocalRun:
     def _keep_originals(self, plan: Plan) -> None:
         """The graph is to say what it was recorded with, although its run changes some of its constants."""
         originals = self._graph.originals
-        for index in plan.written.difference(originals):
+        for index in plan.written - originals.keys():
             value = plan.graph.constants[index]
             if isinstance(value, torch.Tensor):
                 originals[index] = value.detach().clone().requires_grad_(value.requires_grad)
+
+    def _without_order(self) -> None:
+        """Give up a pass that did not come to what it should have, by the order that a scan has told."""
+        self._scanner.distrust()
+        self._end_pass()
 
     def _explain(self, error: Exception) -> None:
         """Raise BlockError where a scan has failed because it has no values."""
@@ -391,7 +416,7 @@ class LocalRun:
         if self._start is not None:
             self._start.restore()
         elif pausable:
-            self._start = Start(self._host.module, self._run_batch())
+            self._start = Start(self._scanner.tree.modules(self._host.module), self._run_batch())
         self._pass = Pass(
             self._host,
             self._modules,
@@ -401,9 +426,19 @@ class LocalRun:
             self._came_in.__getitem__,
             self._collector(plan, pausable=pausable) if plan.caches else None,
             self._scanner.tree,
+            self._order(plan) if pausable else None,
             collects=self._collects,
             pausable=pausable,
         )
+
+    def _order(self, plan: Plan) -> Order | None:
+        """The order of the pass that is about to begin, where a scan can tell."""
+        if self._generation is not None or self._scans or self._attached or plan.caches:
+            return None
+        with self._host.lock:
+            self._refresh()
+            key = self._host.settings_key(self._graph)
+            return self._scanner.order(self._merged(), lambda module: self._host.settings(self._graph, module), key)
 
     def _collector(self, plan: Plan, *, pausable: bool) -> Collector:
         """What collects the caches of a plan; it copies where the model, or the block, may change a tensor later."""
@@ -455,16 +490,25 @@ class LocalRun:
 
     def _is_stepwise(self) -> bool:
         """Whether a node of the graph is about several steps."""
-        nodes = self._graph.nodes
-        while not self._stepwise and self._looked_through < len(nodes):
-            self._stepwise = nodes[self._looked_through].steps is not None
-            self._looked_through += 1
+        self._look_through()
         return self._stepwise
+
+    def _look_through(self) -> None:
+        """Take down of the nodes that are new what is asked at each turn: the steps, the modules that are called."""
+        nodes = self._graph.nodes
+        for place in range(self._looked_through, len(nodes)):
+            node = nodes[place]
+            if node.steps is not None:
+                self._stepwise = True
+            if node.kind == "call":
+                self._called.add(node.target)
+        self._looked_through = len(nodes)
 
     def _unrolled(self) -> Unrolled:
         """The graph without step-wise nodes; a pass that knows their copies by other numbers is given up."""
         if self._scans:
             flat = unroll(self._graph, 1)
+            assert self._constants is not None
             return replace(flat, graph=self._constants.graph(flat.graph))
         if not self._is_stepwise():
             return unroll(self._graph, 1)
@@ -479,22 +523,42 @@ class LocalRun:
         flat = self._unrolled()
         if not flat.at.get(node):
             raise no_step(self._graph[node].line)
-        return self._value(flat, min(flat.at[node].values()))
+        return self._value(flat.graph, min(flat.at[node].values()))
 
     def _missed(self) -> Missed:
         return Missed(lambda watch: self._scan(self._merged(), watch), self._host, self._generation is not None)
 
     def _changing(self) -> set[str]:
         """The modules called by the block that change their arguments in place, as `nn.ReLU(inplace=True)` does."""
-        called = {node.target for node in self._graph if node.kind == "call"}
-        return {path for path in called if any(getattr(m, "inplace", False) for m in self._modules(path).modules())}
+        self._look_through()
+        called = self._called
+        return called and {
+            path for path in called if any(getattr(m, "inplace", False) for m in self._modules(path).modules())
+        }
 
     def _site_axes(self) -> SiteAxes:
         if self._axes is None:
             self._axes = SiteAxes(
-                self._host, self._modules, self._graph, self._inputs, self._scan, self._end_pass, self._attached
+                self._host,
+                self._modules,
+                self._graph,
+                self._inputs,
+                self._scan,
+                self._end_pass,
+                self._attached,
+                told=self._told,
             )
         return self._axes
+
+    def _told(self, batch: Batch) -> dict[Event, Along]:
+        with self._host.lock:
+            self._refresh()
+            return self._scanner.axes(batch, self._host.settings_key(self._graph))
+
+    def _refresh(self) -> None:
+        if not self._scanned:
+            self._scanner.refresh()
+            self._scanned = True
 
     def _scan(self, batch: Batch, watch: Sequence[str], graph: Graph | None = None) -> Scan:
         graph = self._graph if graph is None else graph
@@ -503,7 +567,5 @@ class LocalRun:
             return self._host.settings(graph, module)
 
         with self._host.lock:
-            if not self._scanned:
-                self._scanner.refresh()
-                self._scanned = True
+            self._refresh()
             return self._scanner.scan(batch, settings, self._host.settings_key(graph), tuple(watch))

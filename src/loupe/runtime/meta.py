@@ -15,10 +15,12 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten, tree_map_only
 
 from loupe.graph.node import Event, Phase
+from loupe.runtime.batching import Along
 from loupe.runtime.host import Batch
 from loupe.runtime.lookup import module_named
 from loupe.runtime.offloaded import placements
 from loupe.runtime.ops_tap import Operation, calling_line, watching, without_taps
+from loupe.runtime.order import Order
 from loupe.runtime.plain import named_parts, plainly, submodule
 from loupe.runtime.plans import Plans
 from loupe.runtime.taps import OpenSite, Taps
@@ -26,6 +28,7 @@ from loupe.runtime.tensors import map_tensors, tensors_in, version_of
 from loupe.runtime.tree import Tree
 
 _MAX_REAL = 1 << 20
+_MOST = 64  # scans that are kept
 _LEFT_OUT = object()
 
 
@@ -72,6 +75,14 @@ class Scan:
     values: dict[Event, Any] = field(default_factory=dict)
     operations: dict[tuple[str, int], list[Operation]] = field(default_factory=dict)
     error: Exception | None = None
+    passed: list[Event] = field(default_factory=list)
+    _order: Order | None = None
+
+    def order(self) -> Order:
+        """The moments of modules in the order in which the pass came to them."""
+        if self._order is None:
+            self._order = Order(self.passed)
+        return self._order
 
     def calls(self) -> list[str]:
         """The paths of the modules that ran, in order."""
@@ -125,6 +136,10 @@ class Scanner:
         self._twin: nn.Module | None = None
         self._cache: dict[Any, Scan] = {}
         self._state: Any = None
+        self._asked: set[Any] = set()  # what an order was asked for once
+        self._axes: dict[Any, dict[Event, Along]] = {}
+        self._at_rest = False
+        self._moved = False
         self.kinds: dict[tuple[str, str, str | None], bool] = {}
         self.overwritten: set[tuple[str, Phase]] | None = None  # where tensors pass that the model changes later
         self.apart: bool | None = None  # whether rows of a batch have nothing to do with each other, where it was tried
@@ -138,12 +153,49 @@ class Scanner:
 
     def refresh(self) -> None:
         """Forget what was learned of a module whose tree or flags are others by now: adapters, training."""
-        state = _state(self._module())
-        if state != self._state:
-            self._state, self._twin = state, None
-            self._cache.clear()
+        module = self._module()
+        self._at_rest = self.tree.is_at_rest(module)
+        if self._at_rest:
+            if self._moved:  # something else than a flag, and no more: what a copy does may differ
+                self._forget()
+            return
+        state = _state(module)
+        self._moved = state == self._state
+        if not self._moved:
+            self._state = state
+            self._forget()
             self.kinds.clear()
-            self.overwritten = self.apart = None
+
+    def _forget(self) -> None:
+        self._moved, self._twin = False, None
+        self._cache.clear()
+        self._axes.clear()
+        self.overwritten = self.apart = None
+
+    def axes(self, batch: Batch, key: str) -> dict[Event, Along]:
+        """What scans have told of the axes of sites for such inputs; what is found out is put there."""
+        if len(self._axes) > _MOST:
+            self._axes.clear()
+        return self._axes.setdefault((_signature((batch.args, batch.kwargs)), batch.rows, key), {})
+
+    def order(
+        self, batch: Batch, settings: Callable[[nn.Module], AbstractContextManager[None]], key: str
+    ) -> Order | None:
+        """The order of a pass with such inputs; None where it is not certain, or not worth a scan yet.
+
+        A scan ends with an error where data decides how a model goes on. What a model keeps in its attributes may
+        decide too: so they have to be what they were before the run before this one.
+        """
+        signature = (_signature((batch.args, batch.kwargs)), key)
+        if not self._at_rest or signature not in self._asked:
+            self._asked.add(signature)
+            return None
+        scan = self.scan(batch, settings, key, ())
+        return scan.order() if scan.error is None else None
+
+    def distrust(self) -> None:
+        """A pass did not go as a scan said."""
+        self._asked.clear()
 
     def twin_module(self, path: str) -> nn.Module:
         """A submodule of the twin, by its path in the whole model."""
@@ -161,7 +213,7 @@ class Scanner:
         signature = (_signature((batch.args, batch.kwargs)), key, watch)
         found = self._cache.get(signature)
         if found is None:
-            if len(self._cache) > 64:
+            if len(self._cache) > _MOST:
                 self._cache.clear()
             found = self._cache[signature] = self._run(batch, settings, watch)
         return found
@@ -197,6 +249,7 @@ class Scanner:
                 context.__exit__(None, None, None)
             taps.detach()
         if scan.error is None:
+            scan.passed = [event for event in scan.values if event.op is None]
             _merge(self.events, scan.values)
             if not torch.is_inference_mode_enabled():
                 changed = {(event.path, event.phase) for event, tensor, was in versions if version_of(tensor) != was}
@@ -252,7 +305,15 @@ def _flags(own: dict[str, Any]) -> list[tuple[str, Any]]:
 
 
 def _signature(value: Any) -> Any:
+    """What of the inputs decides how a model goes on without data: the shapes of tensors, and everything else."""
+    kind = type(value)
+    if isinstance(value, torch.Tensor):
+        return tuple(value.shape), value.dtype
+    if kind is tuple or kind is list:
+        return kind, tuple([_signature(item) for item in value])
+    if kind is dict:
+        return tuple([(name, _signature(item)) for name, item in value.items()])
     leaves, spec = tree_flatten(value)
-    return str(spec), tuple(
-        (tuple(leaf.shape), leaf.dtype) if isinstance(leaf, torch.Tensor) else repr(leaf) for leaf in leaves
-    )
+    if len(leaves) == 1 and leaves[0] is value:
+        return repr(value)
+    return str(spec), tuple([_signature(leaf) for leaf in leaves])

@@ -75,7 +75,7 @@ class Missed:
         return NotReachedError("a value was not reached", remedy="report this", line=plan.graph[node].line)
 
     def _left(self, plan: Plan, done: Collection[int]) -> list[Node]:
-        left = [plan.graph[node] for node in sorted(plan.live.difference(done))]
+        left = [plan.graph[node] for node in sorted(plan.live - set(done))]
         return [node for node in left if node.kind in ("read", "write") and not (self._generates and node.site.call)]
 
     def _error(self, node: Node, plan: Plan) -> LoupeError:

@@ -27,13 +27,14 @@ def submodule(root: nn.Module, path: str) -> nn.Module:
     """The module at a path; compiled wrappers on the way have no name of their own. Raises KeyError."""
     module = root
     for name in path.split(".") if path else ():
-        if name == _WRAPPED and name not in module._modules:
+        parts = module._modules
+        if name == _WRAPPED and name not in parts:
             continue  # named_modules() names it; the wrapper was passed already
-        found = module._modules[name]
+        found = parts[name]
         if found is None:
             raise KeyError(path)
         module = found
-        while _is_wrapper(module):
+        while _WRAPPED in module._modules:
             module = _inside(module)
     return module
 

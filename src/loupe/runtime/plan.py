@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass, field
+from functools import cached_property
 
 from loupe.errors import BlockError
 from loupe.graph.graph import Graph
@@ -29,46 +30,47 @@ class Answers:
 class Plan:
     """What a graph needs of a run, worked out without tensors.
 
-    `needs[n]` must be done before node n; `users[n]` take the value of node n; `gates` says which reads and writes wait
-    for which moment of the pass; `wanted` are the nodes whose results leave the run. When these are done the pass
-    stops; where nothing is wanted it runs to its end, like a plain call. `caches` collect all through the pass.
-    `readers[r, None]` take a value that may share memory with the root r, in order; those under (None, p) take one that
-    was read at a site in part p of the graph.
-    `saves` are the nodes that save, by name.
+    `needs[n]` must be done before node n; `gates` says which reads and writes wait for which moment of the pass;
+    `wanted` are the nodes whose results leave the run. When these are done the pass stops; where nothing is wanted it
+    runs to its end, like a plain call. `caches` collect all through the pass. `readers[r, None]` take a value that may
+    share memory with the root r, in order; those under (None, p) take one that was read at a site in part p of the
+    graph. `saves` are the nodes that save, by name.
 
-    What a run begins with: `unmet[n]` is how much node n waits for, `waiters[n]` wait for it, `ready` wait for nothing;
-    `uses[n]` is how often a value is taken, `frees[n]` are the values of which node n takes one use. `constants` are
-    the nodes that take constants, `written` the constants that a function of torch changes in place. `backwards` are
-    the backward passes, `differentiated` the nodes of which a gradient is asked for; `tracks` says that a line asks for
-    gradients without one. `given` and `called` are the nodes that take a value from outside, and that call a module.
-    `changed` are the roots that an in-place change may be about.
+    What a run looks up: `events[n]` is the moment of a read or write, `unmet[n]` how much node n waits for before
+    anything has happened, `waiters[n]` wait for it, `ready` wait for nothing; `uses[n]` is how often a value is taken,
+    `frees[n]` are the values of which node n takes one use. `constants` are the nodes that take constants, `written`
+    the constants that a function of torch changes in place. `backwards` are the backward passes, `differentiated` the
+    nodes of which a gradient is asked for; `tracks` says that a line asks for gradients without one. `given` and
+    `called` are the nodes that take a value from outside, and that call a module.
+
+    A plan that `grows` is about every node, and another may follow in which further nodes are planned in addition.
     """
 
     graph: Graph
     memory: Memory
-    live: frozenset[int]
+    live: Set[int]
     wanted: frozenset[int]
     needs: dict[int, tuple[int, ...]]
-    users: dict[int, tuple[int, ...]]
     gates: dict[Event, tuple[int, ...]]
-    sites_read: frozenset[int]
+    sites_read: Set[int]
     gradients: dict[int, dict[int, bool]]
     caches: tuple[int, ...]
-    readers: Readers
+    readers: Mapping[tuple[Root | None, int | None], Sequence[int]]
     saves: dict[str, int]
+    events: dict[int, Event]
     unmet: dict[int, int]
     waiters: dict[int, tuple[int, ...]]
-    ready: tuple[int, ...]
+    ready: Sequence[int]
     uses: dict[int, int]
     frees: dict[int, tuple[int, ...]]
-    constants: frozenset[int]
-    written: frozenset[int]
+    constants: Set[int]
+    written: Set[int]
     backwards: tuple[int, ...]
     differentiated: frozenset[int]
     tracks: bool
-    given: tuple[int, ...]
-    called: tuple[int, ...]
-    changed: frozenset[Root]
+    given: Sequence[int]
+    called: Sequence[int]
+    grows: bool = False
     answers: Answers = field(default_factory=Answers, compare=False, repr=False)
 
     def of(self, graph: Graph) -> Plan:
@@ -77,6 +79,14 @@ class Plan:
         other.__dict__.update(self.__dict__)
         other.__dict__["graph"] = graph
         return other
+
+    @cached_property
+    def changed(self) -> frozenset[Root]:
+        """Every root that an in-place change may be about; values of two sites may be one tensor."""
+        roots = frozenset[Root]().union(*self.memory.mutates.values())
+        if any(self._is_site(root) for root in roots):
+            return roots | {("node", read) for read in self.sites_read}
+        return roots
 
     def __str__(self) -> str:
         rows = []
@@ -94,7 +104,7 @@ class Plan:
         Values of two sites may be one tensor (a block's output, the next one's input): one stands for all.
         """
         roots = self.memory.mutates[change]
-        keys = {_place(self.graph, root, self.sites_read) for root in roots}
+        keys = {place_of_root(self.graph, root, self.sites_read) for root in roots}
         if any(root is None for root, _ in keys):
             keys.add((None, None))  # what is about all rows is about these too
         if (None, None) in keys and any(self._is_site(root) and self.graph[root[1]].invoke is None for root in roots):
@@ -142,7 +152,7 @@ def make_plan(
     if skips:
         _check_skips(skips, [graph[node] for node in needed(graph, memory, asked.union(*stops.values()))])
     needs: dict[int, tuple[int, ...]] = {}
-    users: dict[int, list[int]] = {node: [] for node in live}
+    uses = dict.fromkeys(live, 0)
     frees: dict[int, tuple[int, ...]] = {}
     gates: dict[Event, list[int]] = {}
     reads = frozenset(node.id for node in graph if node.kind == "read")
@@ -156,7 +166,7 @@ def make_plan(
         held = [index for kind, index in memory.mutates.get(node_id, ()) if kind == "node" and index in reads]
         frees[node_id] = tuple(dict.fromkeys((*refs, *held)))
         for ref in frees[node_id]:
-            users[ref].append(node_id)
+            uses[ref] += 1
         if node.kind in ("read", "write"):
             gates.setdefault(node.site.event, []).append(node_id)
     caches = tuple(node.id for node in graph if node.kind == "cache" and node.id in live)
@@ -167,17 +177,17 @@ def make_plan(
         live=live,
         wanted=frozenset(asked),
         needs=needs,
-        users={node: tuple(found) for node, found in users.items()},
         gates={event: tuple(nodes) for event, nodes in gates.items()},
         sites_read=reads,
         gradients=gradients,
         caches=caches,
         readers=_readers(graph, live, memory, reads),
         saves={node.target: node.id for node in graph if node.kind == "save" and node.id in live},
+        events={node: event for event, nodes in gates.items() for node in nodes},
         unmet=unmet,
         waiters={node: tuple(found) for node, found in waiters.items()},
         ready=tuple(node for node, count in unmet.items() if not count),
-        uses={node: len(found) for node, found in users.items()},
+        uses=uses,
         frees=frees,
         constants=frozenset(node for node in live if constants_in(graph[node])) if graph.constants else frozenset(),
         written=_written(graph, memory),
@@ -186,7 +196,6 @@ def make_plan(
         tracks=any(node.kind == "apply" and node.target in TRACKING for node in graph),
         given=tuple(node.id for node in graph if node.kind == "given"),
         called=tuple(node for node in sorted(live) if graph[node].kind == "call"),
-        changed=_changed(memory, reads),
     )
 
 
@@ -213,14 +222,6 @@ def _written(graph: Graph, memory: Memory) -> frozenset[int]:
     return frozenset(index for node in changes for kind, index in memory.mutates[node] if kind == "const")
 
 
-def _changed(memory: Memory, reads: frozenset[int]) -> frozenset[Root]:
-    """Every root that an in-place change may be about; values of two sites may be one tensor."""
-    roots = frozenset[Root]().union(*memory.mutates.values())
-    if any(kind == "node" and index in reads for kind, index in roots):
-        return roots | {("node", read) for read in reads}
-    return roots
-
-
 def _readers(graph: Graph, live: Collection[int], memory: Memory, sites: Collection[int]) -> Readers:
     """The live nodes by the roots of what they take; of a value that was read at a site, by its part of the graph."""
     if not memory.mutates:
@@ -228,12 +229,12 @@ def _readers(graph: Graph, live: Collection[int], memory: Memory, sites: Collect
     found: dict[tuple[Root | None, int | None], list[int]] = {}
     for node in sorted(live):
         roots = {root for ref in graph[node].refs() for root in memory.roots[ref]}
-        for key in {_place(graph, root, sites) for root in roots}:
+        for key in {place_of_root(graph, root, sites) for root in roots}:
             found.setdefault(key, []).append(node)
     return {key: tuple(nodes) for key, nodes in found.items()}
 
 
-def _place(graph: Graph, root: Root, sites: Collection[int]) -> tuple[Root | None, int | None]:
+def place_of_root(graph: Graph, root: Root, sites: Collection[int]) -> tuple[Root | None, int | None]:
     """Where a root may share memory with others: values of sites may be one tensor, as far as they have its rows."""
     kind, index = root
     return (None, graph.part(graph[index].invoke)) if kind == "node" and index in sites else (root, None)

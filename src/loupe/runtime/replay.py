@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterable
+from collections.abc import Collection, Generator, Iterable
 from contextlib import contextmanager
+from operator import attrgetter
 
 import torch
 from torch import nn
@@ -12,20 +13,21 @@ from loupe.runtime.host import Batch
 from loupe.runtime.plan import Plan
 from loupe.runtime.tensors import tensors_in
 
+_is_training = attrgetter("training")
+
 
 class Start:
     """What a run was given when its first pass began: random numbers, inputs, statistics of a model that trains."""
 
-    def __init__(self, module: nn.Module, batch: Batch) -> None:
+    def __init__(self, modules: Collection[nn.Module], batch: Batch) -> None:
         self._cpu = torch.get_rng_state()
-        cuda = torch.cuda.is_available() and torch.cuda.is_initialized()
-        self._cuda = torch.cuda.get_rng_state_all() if cuda else []
+        self._cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else []
         self._kept: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}
         self._gradients: dict[int, tuple[torch.Tensor, torch.Tensor | None]] = {}
         for tensor in tensors_in((batch.args, batch.kwargs)):
             self._keep(tensor)
-        if any(each.training for each in module.modules()):
-            for buffer in module.buffers():
+        if any(map(_is_training, modules)):
+            for buffer in [buffer for each in modules for buffer in each.buffers(recurse=False)]:
                 self._keep(buffer)
 
     def keep_changed(self, plan: Plan) -> None:

@@ -11,7 +11,7 @@ from torch.utils._pytree import tree_flatten
 
 from loupe.graph.graph import Graph
 from loupe.graph.node import RESULT, Event, is_within
-from loupe.runtime.batching import MIXED, SHARED, axes_from_shapes, leaf_shapes
+from loupe.runtime.batching import MIXED, NOWHERE, SHARED, Along, leaf_shapes
 from loupe.runtime.host import Batch, Host, Input
 from loupe.runtime.meta import Scan
 from loupe.runtime.plain import plainly
@@ -30,15 +30,16 @@ class RowsFirst:
         """The first axis of each leaf."""
         return (0,) * self._leaves
 
-    def each(self, event: Event) -> tuple[int, ...]:
+    def along(self, event: Event) -> Along:
         """Every row has one entry of each."""
-        return (1,) * self._leaves
+        return Along((0,) * self._leaves, (1,) * self._leaves)
 
 
 class SiteAxes:
     """The axes of sites for one set of inputs: from scans without data, or real passes where data decides the flow.
 
     Scans have the inputs `least` times and more: several inputs may be called with a mask that one alone does without.
+    `told` keeps what scans have told about such inputs from run to run.
     """
 
     def __init__(
@@ -51,6 +52,7 @@ class SiteAxes:
         before_probe: Callable[[], None],
         attached: Collection[str] = (),
         least: int = 1,
+        told: Callable[[Batch], dict[Event, Along]] = lambda _batch: {},
     ) -> None:
         self._host = host
         self._modules = modules
@@ -59,23 +61,23 @@ class SiteAxes:
         self._scan = scan
         self._before_probe = before_probe
         self._attached = attached
-        self._times = range(least, least + 3)
-        self._known: dict[Event, tuple[int, ...]] = {}
-        self._each: dict[Event, tuple[int, ...]] = {}
+        self._least = least
+        self._told = told
+        self._known: dict[Event, Along] = {}
         self._untold: set[Event] = set()
 
     def of(self, event: Event) -> tuple[int, ...]:
         """The axes of the leaves of what passes at an event."""
+        return self.along(event).axes
+
+    def along(self, event: Event) -> Along:
+        """The axes of the leaves of what passes at an event, and how many entries each row has along them."""
         event = self._passing(event)
         if event._replace(call=0) in self._untold and event not in self._known:
-            return ()
+            return NOWHERE
         if event not in self._known:
             self.prepare([event])
         return self._known[event]
-
-    def each(self, event: Event) -> tuple[int, ...]:
-        """How many entries each row has along the axes of the leaves at an event: the tokens of a flat batch."""
-        return self._each[self._passing(event)]
 
     def _passing(self, event: Event) -> Event:
         """What a trace returns is what its model returns."""
@@ -86,33 +88,36 @@ class SiteAxes:
         events = [self._passing(event) for event in events]
         for event in events:
             if event.phase == "grad" or is_within(event.path, self._attached):  # the block calls it with its own rows
-                self._known[event] = ()
+                self._known[event] = NOWHERE
             elif event.call and event.op is None:  # a later step has the same axes as the first call
                 first = event._replace(call=0)
-                self._known[event] = self.of(first)
+                self._known[event] = self.along(first)
         missing = [event for event in dict.fromkeys(events) if event not in self._known]
+        if not missing:
+            return
+        plain = self._host.merge(self._inputs * self._least)
+        told = self._told(plain)
+        self._known.update((event, told[event]) for event in missing if event in told)
+        missing = [event for event in missing if event not in told]
         if not missing:
             return
         stand_ins = {s.event: o.event for s in self._graph.sites if (o := self._host.stand_in(s)) is not None}
         asked = {event: [event, stand_ins[event]] if event in stand_ins else [event] for event in missing}
         watch = tuple(sorted({event.path for names in asked.values() for event in names if event.op is not None}))
-        batches = [self._host.merge(self._inputs * times) for times in self._times]
+        batches = [plain, *(self._host.merge(self._inputs * (self._least + more)) for more in (1, 2))]
         scans = [self._scan(batch, watch) for batch in batches]
         unseen = []
         for event in missing:
             name = next((n for n in asked[event] if all(n in scan.values for scan in scans)), None)
             if name is None and event.call:  # an operation of a later step, which a scan does not come to
-                self._known[event] = self.of(event._replace(call=0))
+                self._known[event] = self.along(event._replace(call=0))
                 continue
             if name is None or self._host.reorders(name):
                 unseen.append(event)
                 continue
             shapes = [leaf_shapes(scan.values[name]) for scan in scans]
-            axes = self._known[event] = axes_from_shapes(shapes, [batch.total for batch in batches])
-            self._each[event] = tuple(
-                shape[axis] // batches[0].total if shape is not None and axis >= 0 else 1
-                for shape, axis in zip(shapes[0], axes, strict=False)
-            )
+            totals = [batch.total for batch in batches]
+            self._known[event] = told[event] = Along.of(shapes, totals)
         if not probe and all(scan.error is None for scan in scans):
             self._untold.update(unseen)
         elif unseen:
@@ -133,10 +138,11 @@ class SiteAxes:
         for event in events:
             values = [seen.get(event) for seen in passed]
             if any(value is None for value in values):
-                self._known[event] = ()
+                self._known[event] = NOWHERE
                 continue
-            axes = axes_from_shapes([leaf_shapes(values[0]), leaf_shapes(values[2])], [plain.total, longer.total])
-            self._known[event] = _confirmed(axes, values[0], values[1], start, plain.total)
+            along = Along.of([leaf_shapes(values[0]), leaf_shapes(values[2])], [plain.total, longer.total])
+            axes = _confirmed(along.axes, values[0], values[1], start, plain.total)
+            self._known[event] = along._replace(axes=axes)
 
     def _observe(self, batch: Batch, events: list[Event], stand_ins: dict[Event, Event]) -> dict[Event, Any]:
         seen: dict[Event, Any] = {}

@@ -58,9 +58,11 @@ class OpenSite:
 
     def _remember_rows(self, part: Any, axes: tuple[int, ...], invoke: int) -> None:
         """The model goes on with the whole tensor, so that is where the gradient of these rows arrives."""
+        if not torch.is_grad_enabled():
+            return
         start, size = self._rows.slices[invoke]
         for whole, leaf, axis in zip(tree_leaves(self.value), tree_leaves(part), axes, strict=True):
-            if isinstance(leaf, torch.Tensor) and leaf is not whole and torch.is_grad_enabled():
+            if isinstance(leaf, torch.Tensor) and leaf is not whole:
                 each = whole.shape[axis] // self._rows.total
                 remember_whole(leaf, Slice(whole, axis, start * each, size * each))
 
@@ -157,6 +159,11 @@ def _unseen(path: str) -> None:
     """Let a second run of a module pass."""
 
 
+def never(path: str, phase: Phase) -> int:
+    """Taps are there from the start, so that nothing has passed before them."""
+    return 0
+
+
 class _Wrapped:
     """A module whose forward is wrapped: the paths at which it is tapped, by moment, each with a count of its calls."""
 
@@ -194,7 +201,8 @@ class Taps:
 
     A checkpointed module runs a second time, in a backward pass. Those calls are none of the pass: `second_run` is told
     the module's path, and no site opens. `keep` is told the tensor that the model changes in place, where the block
-    has made something else of it at one of the events.
+    has made something else of it at one of the events. `passed` tells how often a moment has passed before its tap is
+    put.
     """
 
     def __init__(
@@ -203,11 +211,13 @@ class Taps:
         visit: Visit,
         second_run: Callable[[str], None] = _unseen,
         keep: Callable[[Iterable[Event], torch.Tensor], None] = _any,
+        passed: Callable[[str, Phase], int] = never,
     ) -> None:
         self._modules = modules
         self._visit = visit
         self._second_run = second_run
         self._keep = keep
+        self._passed = passed
         self._backward: int | None = None
         self._undo: list[Callable[[], None]] = []
         self._silent = 0
@@ -247,8 +257,12 @@ class Taps:
                 if (path, phase) not in self._tapped:
                     self._tap(module, path, phase)
 
+    def is_watched(self, event: Event) -> bool:
+        """Whether an operation is tapped."""
+        return event in self._watched.get(event.path, ())
+
     def _watch(self, path: str) -> None:
-        self._calls[path] = self._started.get(path, 0)
+        self._calls[path] = self._started[path] if path in self._started else self._passed(path, "in")
         watch: AbstractContextManager[None] = watching(
             self._modules(path), lambda: self._begin_watch(path), self._watches
         )
@@ -313,22 +327,25 @@ class Taps:
         self._tapped.add((path, phase))
         if phase == "skip" and (path, "in") not in self._tapped:
             self._tap(module, path, "in")  # it counts the calls
+        if phase == "in":
+            self._started[path] = self._passed(path, "in")
+        hooked = phase != "skip" and _has_hooks(module)
+        if hooked:
+            self._hook(module, path, phase)
+            return
         wrapped = self._wrapped.get(id(module))
-        if wrapped is None and (phase == "skip" or not _has_hooks(module)):
+        if wrapped is None:
             wrapped = self._wrapped[id(module)] = _Wrapped()
             self._undo.append(wrap_forward(module, lambda forward: self._passing(module, wrapped, forward)))
         if phase == "skip":
-            assert wrapped is not None
             wrapped.skips.append(path)
-        elif _has_hooks(module) or wrapped is None:
-            self._hook(module, path, phase)
         elif phase == "in":
             wrapped.begins.append(path)
         else:
-            wrapped.ends[path] = 0
+            wrapped.ends[path] = self._passed(path, "out")
 
     def _hook(self, module: nn.Module, path: str, phase: Phase) -> None:
-        finished = [0]
+        finished = [self._passed(path, "out")]
 
         def before(_module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
             site = self._begins(path, args, kwargs)
@@ -343,6 +360,8 @@ class Taps:
 
         if phase == "in":
             self._undo.append(module.register_forward_pre_hook(before, with_kwargs=True).remove)
+            if (path, "skip") not in self._tapped and self._passed is not never:
+                self._tap(module, path, "skip")  # where the pass stands still at its hooks, that would be too late
         else:
             self._undo.append(module.register_forward_hook(after).remove)
 
@@ -373,7 +392,7 @@ class Taps:
     def _begins(self, path: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> OpenSite | OpenSkip | None:
         if self._is_silent(path):
             return None
-        call = self._started.get(path, 0)
+        call = self._started[path]
         self._started[path] = call + 1
         return self._stop_at(Event(path, "in", call), (args, kwargs))
 

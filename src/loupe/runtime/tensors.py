@@ -70,12 +70,17 @@ def memory_of(tensor: torch.Tensor) -> int | None:
 
 def share_memory(value: Any, storages: set[int]) -> bool:
     """Whether a tensor in the value lives in one of these storages."""
+    if type(value) is torch.Tensor:
+        return storage_of(value) in storages
     return any(storage_of(tensor) in storages for tensor in tensors_in(value))
 
 
 def storages_of(value: Any) -> set[int]:
     """The storages of the tensors in a value."""
-    return {found for tensor in tensors_in(value) if (found := storage_of(tensor)) is not None}
+    if type(value) is torch.Tensor:
+        found = storage_of(value)
+        return set() if found is None else {found}
+    return {each for tensor in tensors_in(value) if (each := storage_of(tensor)) is not None}
 
 
 def version_of(tensor: torch.Tensor) -> int:

@@ -12,9 +12,10 @@ from torch import nn
 from loupe.errors import LoupeError, RowsError
 from loupe.graph.graph import Graph
 from loupe.graph.merge import Merged, Part, merge
-from loupe.graph.node import RESULT
+from loupe.graph.node import RESULT, Event
 from loupe.graph.structure import memory_of
-from loupe.runtime.branching import START, Branching, Order, first_change, plan_branching
+from loupe.runtime.batching import Along
+from loupe.runtime.branching import START, Branching, Cuts, first_change, plan_branching
 from loupe.runtime.budget import note_failure, rows_that_fit, surely_fit
 from loupe.runtime.forward import Pass
 from loupe.runtime.host import Batch, Host, Input
@@ -71,15 +72,15 @@ class Together:
             self._scanner.apart = rows_are_apart(self._host, blocks[0].inputs[0])
         if not self._scanner.apart:
             raise RowsError("the rows of a batch depend on each other in this model", remedy="run blocks one by one")
-        order = self._order(blocks[0])
+        cuts = self._cuts(blocks[0])
         changes = [
-            first_change(block.graph, memory_of(block.graph), order) if _is_shared(block) else START for block in blocks
+            first_change(block.graph, memory_of(block.graph), cuts) if _is_shared(block) else START for block in blocks
         ]
         inputs, parts = _distinct(blocks, changes)
         merged = merge(parts)
         plan = self._scanner.plans.of(merged.graph, changing=self._changing)
         batch = self._host.merge(inputs)
-        branching = self._branching(order, merged, parts, changes, batch)
+        branching = self._branching(cuts, merged, parts, changes, batch)
         axes = self._axes(plan, branching, blocks[0].inputs, batch)
         results = self._pass(plan, batch, axes, branching)
         return [{name: results[known] for name, known in names.items() if known in results} for names in merged.names]
@@ -101,18 +102,18 @@ class Together:
         batch = self._host.merge(block.inputs[:1])
         return tuple(tuple(tensor.shape) for tensor in tensors_in((batch.args, batch.kwargs)))
 
-    def _order(self, block: Joining) -> Order:
-        """The moments of a pass, by a scan with the inputs of one block."""
+    def _cuts(self, block: Joining) -> Cuts:
+        """The moments at which the batch can grow, by a scan with the inputs of one block."""
         scan = self._scan(self._host.merge(block.inputs), (), block.graph)
         if scan.error is not None:
             raise RowsError(
                 "only data can tell how this model goes on, so its rows cannot be told apart",
                 remedy="run the blocks one by one",
             )
-        return Order.of(scan.values, self._host.blocks())
+        return Cuts.of(scan.order().places, self._host.blocks())
 
     def _branching(
-        self, order: Order, merged: Merged, parts: Sequence[Part], changes: Sequence[int | None], batch: Batch
+        self, cuts: Cuts, merged: Merged, parts: Sequence[Part], changes: Sequence[int | None], batch: Batch
     ) -> Branching:
         slices: list[tuple[int, int]] = []
         shared: list[int | None] = []
@@ -123,7 +124,7 @@ class Together:
             alone = taken.count(scope.first) == 1 or len(parts[scope.part].inputs) > 1
             shared.append(None if alone else scope.first)
         own = [changes[scope.part] for scope in merged.scopes]
-        return plan_branching(order, own, slices, shared, batch.total)
+        return plan_branching(cuts, own, slices, shared, batch.total)
 
     def _axes(self, plan: Plan, branching: Branching, inputs: Sequence[Input], batch: Batch) -> SiteAxes:
         events = [event if event.phase != "skip" else event._replace(phase="out") for event in plan.gates]
@@ -138,7 +139,11 @@ class Together:
             return self._scan(rows, watch, plan.graph)
 
         least = min(len(batch.rows), 2)
-        axes = SiteAxes(self._host, self._modules, plan.graph, inputs, scan, lambda: None, self._attached, least)
+
+        def told(rows: Batch) -> dict[Event, Along]:
+            return self._scanner.axes(rows, self._host.settings_key(plan.graph))
+
+        axes = SiteAxes(self._host, self._modules, plan.graph, inputs, scan, lambda: None, self._attached, least, told)
         axes.prepare([*events, *branching.events], probe=False)
         return axes
 
@@ -155,6 +160,7 @@ class Together:
                 came_in.__getitem__,
                 None,
                 self._scanner.tree,
+                None,
                 branching,
                 collects=False,
                 pausable=False,
@@ -184,8 +190,8 @@ def neighbours(blocks: Sequence[Joining], most: int) -> int:
     return len(blocks)
 
 
-def _first_change(block: Joining, order: Order) -> int | None:
-    return first_change(block.graph, memory_of(block.graph), order) if _is_shared(block) else START
+def _first_change(block: Joining, cuts: Cuts) -> int | None:
+    return first_change(block.graph, memory_of(block.graph), cuts) if _is_shared(block) else START
 
 
 def _is_shared(block: Joining) -> bool:

@@ -30,6 +30,8 @@ class Tree:
         self._parts: list[nn.Module | None] = []
         self._classes: list[type] = []
         self._special: list[nn.Module] = []
+        self._attributes: list[Any] = []
+        self._lists: list[tuple[list[Any], list[Any]]] = []
 
     def modules(self, root: nn.Module) -> Collection[nn.Module]:
         """Every module from `root` down, in no order."""
@@ -45,15 +47,32 @@ class Tree:
     def unusual(self, root: nn.Module) -> Collection[nn.Module]:
         """The modules that may be compiled or gradient-checkpointed, or that have a forward of their own."""
         self.modules(root)
-        if not any(any(map(dict.get, self._own, repeat(name))) for name in _OWN):
+        compiled, forward, checkpointing = _OWN
+        if not (
+            any(map(dict.get, self._own, repeat(compiled)))
+            or any(map(dict.get, self._own, repeat(forward)))
+            or any(map(dict.get, self._own, repeat(checkpointing)))
+        ):
             return self._special
         own = [module for module in self._modules if any(map(module.__dict__.get, _OWN))]
         return [*own, *(module for module in self._special if module not in own)]
 
-    def has_own(self, root: nn.Module, name: str) -> bool:
-        """Whether a module of a model has an attribute of its own of this name."""
-        self.modules(root)
+    def has_own(self, name: str) -> bool:
+        """Whether a module that is known has an attribute of its own of this name."""
         return any(map(dict.__contains__, self._own, repeat(name)))
+
+    def is_at_rest(self, root: nn.Module) -> bool:
+        """Whether every attribute of every module is the object that it was when this was asked last."""
+        self.modules(root)
+        now = list(chain.from_iterable(map(dict.values, self._own)))
+        try:
+            if now == self._attributes and all(each == before for each, before in self._lists):
+                return True
+        except Exception:  # an attribute of the user's that cannot be compared is another one
+            pass
+        self._attributes = now
+        self._lists = [(each, list(each)) for each in now if type(each) is list]
+        return False
 
     def _is_current(self, root: nn.Module) -> bool:
         return (

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import _thread
 import contextvars
-import threading
 from collections.abc import Callable, Generator
 from contextlib import ExitStack, contextmanager
 from typing import Any
@@ -23,19 +23,19 @@ class PausedCall:
     """
 
     def __init__(self, body: Callable[[PausedCall], None]) -> None:
-        self._go = threading.Lock()
-        self._back = threading.Lock()
+        self._go = _thread.allocate_lock()
+        self._back = _thread.allocate_lock()
+        self._ended = _thread.allocate_lock()
         self._go.acquire()
         self._back.acquire()
+        self._ended.acquire()
         self._cancelled = False
         self.error: BaseException | None = None
         self.finished = False
         restore = _torch_state()
         context = contextvars.copy_context()
-        self._thread = threading.Thread(
-            target=context.run, args=(self._run, body, restore), name="loupe-pass", daemon=True
-        )
-        self._thread.start()
+        # `threading.Thread` waits until the thread has begun, which is one switch there and back more
+        _thread.start_new_thread(lambda: context.run(self._run, body, restore), ())
 
     def resume(self) -> None:
         """Let the call go on until it pauses, ends or fails; an interrupt here cancels it."""
@@ -45,8 +45,6 @@ class PausedCall:
         except BaseException:
             self.cancel()
             raise
-        if self.finished:
-            self._thread.join()
         if self.error is not None:
             error, self.error = self.error, None
             raise error
@@ -67,8 +65,8 @@ class PausedCall:
         self._cancelled = True
         if self._go.locked():
             self._go.release()
-        self._thread.join()
-        self.error = None
+        with self._ended:
+            self.error = None
 
     def _run(self, body: Callable[[PausedCall], None], restore: Callable[[], Any]) -> None:
         torch.get_num_threads()  # MKL would build its team of threads here before torch has set how many: slow for good
@@ -83,7 +81,9 @@ class PausedCall:
             self.error = error
         finally:
             self.finished = True
-            self._back.release()
+            self._ended.release()
+            if self._back.locked():
+                self._back.release()
 
 
 def _torch_state() -> Callable[[], Any]:
@@ -92,7 +92,7 @@ def _torch_state() -> Callable[[], Any]:
     inference = torch.is_inference_mode_enabled()
     autocast = [(kind, torch.get_autocast_dtype(kind)) for kind in ("cpu", "cuda") if torch.is_autocast_enabled(kind)]
     device = torch.get_default_device()
-    stream = torch.cuda.current_stream() if torch.cuda.is_available() and torch.cuda.is_initialized() else None
+    stream = torch.cuda.current_stream() if torch.cuda.is_initialized() else None
 
     @contextmanager
     def restored() -> Generator[None]:

@@ -15,6 +15,9 @@ def _operator(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
 
     def method(self: Any, *others: Any) -> Any:
         others = tuple([operand(other) for other in others])
+        recorder = self._recorder
+        if recorder.open:
+            return recorder.apply(target, (self, *others))
         recorder = recording(self) or open_recorder_in(others)
         if recorder is not None:
             return recorder.apply(target, (self, *others))

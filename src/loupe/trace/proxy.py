@@ -247,6 +247,7 @@ class Proxy(Handle):
 
 
 set_slot = object.__setattr__
+_set_class = object.__dict__["__class__"].__set__
 _OWN_NAMES = ("_block_site", "_cell", "_recorder", "_ref")
 
 
@@ -266,14 +267,16 @@ class TensorProxy(Proxy, torch.Tensor):
 
 # What a tensor proxy is to torch's argument parser, which reads numbers and sizes before it asks for our functions.
 _STAND_IN = torch.empty((), dtype=torch.int64, device="meta")
+_make_tensor = torch.Tensor._make_subclass
 
 
 def make_proxy(recorder: Recorder, ref: Ref, *, tensor: bool = True, block_site: Site | None = None) -> Proxy:
     """A handle on a node; `tensor` says whether its value is, or may be, a tensor."""
     proxy: Any
     if tensor:
-        proxy = torch.Tensor._make_subclass(TensorProxy, _STAND_IN)
-        proxy.__dict__.update(_recorder=recorder, _ref=ref, _cell=None, _block_site=block_site)
+        proxy = _make_tensor(TensorProxy, _STAND_IN)
+        own = proxy.__dict__
+        own["_recorder"], own["_ref"], own["_cell"], own["_block_site"] = recorder, ref, None, block_site
         return proxy
     proxy = ValueProxy()
     for name, value in zip(_OWN_NAMES, (block_site, None, recorder, ref), strict=True):
@@ -288,12 +291,17 @@ def settle(proxy: Any) -> None:
         if type(proxy) is TensorProxy and type(value) in (bool, int, float):
             torch._C._swap_tensor_impl(proxy, torch.tensor(value))  # torch reads numbers from the tensor itself
         return
-    with torch.set_grad_enabled(value.requires_grad):
-        alias = torch.ops.aten.alias.default(value.as_subclass(torch.Tensor))
+    bare = value if type(value) is torch.Tensor else value.as_subclass(torch.Tensor)
+    if value.requires_grad:
+        with torch.enable_grad():
+            alias = torch.ops.aten.alias.default(bare)
+    else:
+        alias = bare.detach()
     torch._C._swap_tensor_impl(proxy, alias)
-    proxy.__dict__.clear()
-    object.__dict__["__class__"].__set__(proxy, SavedTensor if type(value) is torch.Tensor else SavedOutput)
-    proxy.__dict__["_value"] = value
+    own = proxy.__dict__
+    own.clear()
+    _set_class(proxy, SavedTensor if type(value) is torch.Tensor else SavedOutput)
+    own["_value"] = value
 
 
 def _number(value: Any) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import sys
 import threading
 import weakref
@@ -43,7 +44,15 @@ _SEVERAL = frozenset(
     "with_hidden_states with_logits with_item unsafe_chunk unsafe_split geqrf frexp histogram".split()
 )
 _BY_DIMENSION = frozenset(("max", "min", "median", "nanmedian", "mode"))
+_TRACKED = Modes(True)
 _open = threading.local()
+
+
+@functools.cache
+def _gives_tensor(operation: str) -> bool | None:
+    """Whether an operation gives a tensor; None where its arguments decide."""
+    name = operation.rpartition(".")[2]
+    return None if name in _BY_DIMENSION else name not in _SEVERAL
 
 
 def open_recorders() -> list[Recorder]:
@@ -72,7 +81,7 @@ class Recorder:
         self.graph = graph
         self.line = line
         self.open = False
-        self._modes = Modes(True)
+        self._modes = _TRACKED
         self._mode: BlockMode | None = None
         self.failed = False
         self.invoke: int | None = None
@@ -110,7 +119,7 @@ class Recorder:
             "apply",
             name,
             tuple([encode(arg) for arg in args]),
-            {key: encode(arg) for key, arg in kwargs.items()} if kwargs else {},
+            {key: encode(arg) for key, arg in kwargs.items()} if kwargs else None,
         )
 
     def apply_function(self, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Proxy:
@@ -287,9 +296,10 @@ class Recorder:
 
     def _save_as(self, name: str, proxy: Proxy) -> None:
         cell = Cell(proxy, name)
-        node = self.graph[proxy._ref.node]
+        nodes = self.graph.nodes
+        node = nodes[proxy._ref.node]
         line = user_line(sys._getframe(3)) if self.open else self.line
-        self.graph.nodes.append(Node(len(self.graph), "save", name, (proxy._ref,), {}, node.invoke, line, node.steps))
+        nodes.append(Node(len(nodes), "save", name, (proxy._ref,), {}, node.invoke, line, node.steps))
         self.cells[name] = cell
         proxy._cell = cell
 
@@ -308,21 +318,23 @@ class Recorder:
                 line=user_line(sys._getframe(2)),
             )
         nodes = self.graph.nodes
-        ref = Ref(len(nodes))
-        nodes.append(
-            Node(
-                ref.node, kind, target, args, kwargs or {}, self.invoke, line or user_line(sys._getframe(2)), self.steps
-            )
-        )
-        if kind in ("apply", "call"):
-            nodes[-1].modes = self._modes_of_line()
-        proxy = make_proxy(self, ref, tensor=self._is_tensor(kind, target, args, kwargs))
-        self._hand_out(proxy)
+        place = len(nodes)
+        line = line or user_line(sys._getframe(2))
+        node = Node(place, kind, target, args, {} if kwargs is None else kwargs, self.invoke, line, self.steps)
+        if kind == "apply" or kind == "call":
+            node.modes = self._modes_of_line()
+        nodes.append(node)
+        proxy = make_proxy(self, Ref(place), tensor=self._is_tensor(kind, target, args, kwargs))
+        if self.session is not None:
+            self._hand_out(proxy)
         return proxy
 
     def _modes_of_line(self) -> Modes | None:
+        opened = self._modes
+        if torch.is_grad_enabled() is opened.grad and not opened.autocast and not torch._C._is_any_autocast_enabled():
+            return None
         modes = current_modes()
-        return None if modes == self._modes else modes
+        return None if modes == opened else modes
 
     def as_opened(self) -> AbstractContextManager[None]:
         """The torch modes in which the block was opened: those in which its model runs."""
@@ -334,7 +346,7 @@ class Recorder:
 
     def add_input(self, args: tuple[Any, ...], kwargs: dict[str, Any], line: Line) -> int:
         """Give the run one prompt (or batch); returns its number."""
-        given = unwrap(args), unwrap(kwargs)
+        given = unwrap(args), unwrap(kwargs) if kwargs else kwargs
         self.inputs.append(given)
         with torch._C.DisableTorchFunction():  # none of what happens to a prompt is a line of the block
             return self.execution.add_input(*given, line)
@@ -362,10 +374,12 @@ class Recorder:
             return target.port == "grad" or self.execution.is_tensor(target)
         if kind != "apply":
             return True
-        name = target.rpartition(".")[2]
-        if name in _BY_DIMENSION:
-            return (len(args) < 2 and not (kwargs and "dim" in kwargs)) or type(args[-1]) is Ref
-        return name not in _SEVERAL
+        known = _gives_tensor(target)
+        return (
+            known
+            if known is not None
+            else ((len(args) < 2 and not (kwargs and "dim" in kwargs)) or type(args[-1]) is Ref)
+        )
 
     # -- steps of a generation -----------------------------------------------------------------------------------------
 
@@ -466,6 +480,8 @@ class Recorder:
     def encode(self, value: Any) -> Any:
         """Turn an argument into what a node holds: references for proxies, constants for tensors and other objects."""
         kind = type(value)
+        if kind in _INLINE:
+            return value
         if issubclass(kind, Proxy):
             if kind.leaves_open:
                 return self.opened(value.name, value.opened)
@@ -477,8 +493,6 @@ class Recorder:
             if name not in self.given:
                 self.given[name] = self._append("given", name)._ref
             return self.given[name]
-        if kind in _INLINE:
-            return value
         if kind is tuple:
             return tuple([self.encode(item) for item in value])
         if kind is list:
@@ -514,7 +528,7 @@ class Recorder:
 
     def _from_here(self, ref: Ref) -> Ref:
         """A value of each step, seen from a loop, is that of its step; from elsewhere, of the last that happens."""
-        if self.steps is not None or self.graph[ref.node].steps is None:
+        if self.steps is not None or self.graph.nodes[ref.node].steps is None:
             return ref
         key = (ref.node, self.step)
         if key not in self._last_steps:
@@ -526,7 +540,8 @@ class Recorder:
 
     def begin(self) -> None:
         """Open the block in this thread."""
-        for other in open_recorders():
+        others = open_recorders()
+        for other in others:
             if other.owner is self.owner:
                 raise BlockError(
                     "a block is already open on this model in this thread",
@@ -535,7 +550,7 @@ class Recorder:
                 )
         self.open = True
         self._modes = current_modes()
-        open_recorders().append(self)
+        others.append(self)
 
     def watch(self) -> None:
         """Take down the calls of torch functions from here on."""
@@ -555,10 +570,10 @@ class Recorder:
 
     def fill(self, results: dict[str, Any]) -> None:
         """Give the saved values to the user's handles, and put them into saved containers."""
-        each = {node.target for node in self.graph if node.kind == "save" and node.steps is not None}
+        each = {node.target for node in self.graph.nodes if node.steps is not None and node.kind == "save"}
         most = self.execution.steps() if each else 0
         for name, cell in self.cells.items():
-            happened = (step for step in range(most) if name in each)
+            happened = range(most) if name in each else ()
             cell.steps = {step: results[key] for step in happened if (key := step_name(name, step)) in results}
             if cell.steps:
                 cell.value, cell.filled = cell.steps[max(cell.steps)], True

@@ -173,7 +173,8 @@ class Tracer:
             raise outcome.error
 
     def _close(self, *, failed: bool) -> None:
-        self._recorder.end()
+        if failed:
+            self._recorder.end()
         unmount()
         if failed:
             self._recorder.failed = True

@@ -69,7 +69,7 @@ PRODUCT = set(
     """
     addbmm addbmm_ addmm addmm_ addmv addmv_ argsort baddbmm baddbmm_ bilinear bmm cartesian_prod cdist chain_matmul
     combinations conv1d conv2d conv3d conv_tbc conv_transpose1d conv_transpose2d conv_transpose3d convolution corrcoef
-    cov ctc_loss dot einsum fold gru gru_cell histogramdd inner isin istft kron kthvalue linear linear_cross_entropy
+    cov dot einsum fold gru gru_cell histogramdd inner isin istft kron kthvalue linear linear_cross_entropy
     lstm lstm_cell matmul median mm mode msort multi_head_attention_forward multi_dot mv nanmedian nanquantile pdist
     quantile rnn_relu rnn_relu_cell rnn_tanh rnn_tanh_cell scaled_dot_product_attention searchsorted sort stft tensordot
     topk unique unique_consecutive vdot vecdot nn.functional.unfold
@@ -112,8 +112,6 @@ FORMS = {
     "nn.functional.sigmoid": "input=tensor",
     "nn.functional.logsigmoid": "input=tensor",
     "special.polygamma": "n=number input=tensor",
-    "nn.functional.ctc_loss": "log_probs=tensor targets=tensor input_lengths=tensor,number,list "
-    "target_lengths=tensor,number,list blank=number reduction=string zero_infinity=bool,number",
     "Tensor.new_tensor": "self=tensor data=tensor,number,bool,list * dtype=none,dtype device=number,string,none,device "
     "requires_grad=bool",
     "Tensor.norm": "self=tensor p=number,string,none dim=number,list,none keepdim=bool,number dtype=dtype,none",

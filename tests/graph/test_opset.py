@@ -88,7 +88,8 @@ def test_each_refusal_is_a_name_of_its_own_with_a_fact_and_a_remedy():
     "torch.as_strided Tensor.as_strided Tensor.as_strided_scatter torch.as_strided_scatter torch.as_strided_copy "
     "Tensor.data_ptr Tensor.storage Tensor.untyped_storage Tensor.set_ Tensor.resize_ Tensor._base Tensor.apply_ "
     "Tensor.map_ Tensor.register_hook torch.empty_like Tensor.new_empty torch.load torch.from_file Tensor.numpy "
-    "torch.compile Tensor.__reduce_ex__ Tensor.__class__ torch._sync".split(),
+    "torch.compile torch.ctc_loss nn.functional.ctc_loss torch.grid_sampler_2d Tensor.__reduce_ex__ Tensor.__class__ "
+    "torch._sync".split(),
 )
 def test_what_reaches_beyond_its_tensor_is_refused_with_the_reason(name):
     fact, remedy = why_refused(name)

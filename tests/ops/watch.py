@@ -167,6 +167,8 @@ def further_samples() -> Iterator[tuple[Any, tuple[Any, ...], dict[str, Any]]]:
     for dropout in (torch.dropout, torch.alpha_dropout, torch.feature_dropout, torch.feature_alpha_dropout):
         yield dropout, (x, 0.5, True), {}
         yield dropout, (x, 0.5, False), {}
+    for dropout in (F.dropout2d, F.dropout3d, F.alpha_dropout):
+        yield dropout, (torch.rand(2, 16, 4, 4), 0.5, True), {}
     for activation in (F.celu_, F.elu_, F.hardtanh_, F.leaky_relu_, F.selu_, F.rrelu_):
         yield activation, (-x,), {}
     yield F.rrelu_, (-x,), {"training": True}

@@ -160,8 +160,6 @@ TABLE: dict[str, str] = {
             ger outer
         (input=tensor * spacing=tensor,number,none,list dim=number,none,list edge_order=number)
             gradient
-        (input=tensor grid=tensor interpolation_mode=number padding_mode=number align_corners=bool)
-            grid_sampler grid_sampler_2d grid_sampler_3d
         (input=tensor num_groups=number weight=tensor,none bias=tensor,none eps=number cudnn_enabled=bool)
             group_norm
         (input=tensor lambd=number)
@@ -353,9 +351,6 @@ TABLE: dict[str, str] = {
             corrcoef msort
         (input=tensor * correction=number fweights=tensor,none aweights=tensor,none)
             cov
-        (log_probs=tensor targets=tensor input_lengths=tensor,number,list target_lengths=tensor,number,list
-        blank=number reduction=number zero_infinity=bool)
-            ctc_loss
         (input=tensor tensor=tensor)
             dot
         (input=tensor hx=tensor w_ih=tensor w_hh=tensor b_ih=tensor,none b_hh=tensor,none)
@@ -662,9 +657,6 @@ TABLE: dict[str, str] = {
         (input=tensor weight=tensor bias=tensor,none stride=number,list padding=number,list output_padding=number,list
         groups=number dilation=number,list)
             conv_transpose1d conv_transpose2d conv_transpose3d
-        (log_probs=tensor targets=tensor input_lengths=tensor,number,list target_lengths=tensor,number,list
-        blank=number reduction=string zero_infinity=number,bool)
-            ctc_loss
         (input=tensor output_size=number,list kernel_size=number,list dilation=number,list padding=number,list
         stride=number,list)
             fold

@@ -25,6 +25,10 @@ REASONS: dict[str, Refusal] = {
     "uninitialized": Refusal(
         "what it gives holds whatever was in that memory before", "use zeros_like, full_like, new_zeros or new_full"
     ),
+    "unchecked": Refusal(
+        "it does not check the indices that it is given, and could read memory beyond its tensors",
+        "use nn.functional.cross_entropy, or compute the loss after the run",
+    ),
     "callable": Refusal(
         "it takes a Python function or a class, and a graph has none", "write what the function does with operations"
     ),
@@ -72,6 +76,7 @@ _NAMES: dict[str, dict[str, str]] = {
         "torch": "empty empty_like empty_permuted empty_strided",
         "Tensor": "new new_empty new_empty_strided",
     },
+    "unchecked": {"torch": "ctc_loss", "nn.functional": "ctc_loss"},
     "callable": {
         "torch": "cond lobpcg vmap while_loop",
         "nn.functional": "triplet_margin_with_distance_loss",
@@ -150,8 +155,9 @@ _NAMES: dict[str, dict[str, str]] = {
     "kernel": {
         "torch": """
             batch_norm_backward_elemt batch_norm_backward_reduce batch_norm_elemt batch_norm_gather_stats
-            batch_norm_gather_stats_with_counts batch_norm_stats batch_norm_update_stats native_channel_shuffle
-            native_dropout native_group_norm native_layer_norm native_norm slice_inverse
+            batch_norm_gather_stats_with_counts batch_norm_stats batch_norm_update_stats grid_sampler grid_sampler_2d
+            grid_sampler_3d native_channel_shuffle native_dropout native_group_norm native_layer_norm native_norm
+            slice_inverse
         """,
         "nn.functional": "native_channel_shuffle",
         "Tensor": "slice_inverse",
@@ -174,6 +180,9 @@ _REMEDIES = {
     "Tensor.dim_order": "use Tensor.is_contiguous",
     "torch.lobpcg": "use linalg.eigh",
     "torch.native_batch_norm": "call the model's own module, or compute (x - mean) * (var + eps).rsqrt()",
+    "torch.grid_sampler": "use nn.functional.grid_sample",
+    "torch.grid_sampler_2d": "use nn.functional.grid_sample",
+    "torch.grid_sampler_3d": "use nn.functional.grid_sample",
     "torch.native_channel_shuffle": "use torch.channel_shuffle",
     "nn.functional.native_channel_shuffle": "use nn.functional.channel_shuffle",
     "torch.native_dropout": "use nn.functional.dropout",

@@ -17,10 +17,19 @@ from benchmarks.linear_stack import LinearStack
 from benchmarks.recording import OperationCosts, measure
 from benchmarks.small_gpt2 import SmallGPT2, SmallGPT2Long
 from benchmarks.suite import Suite, check
+from benchmarks.sweeps import SweepSmallGPT2, SweepTinyGPT2, SweepTinyLlama
 from benchmarks.timing import Comparison, compare
 from benchmarks.tiny_gpt2 import TinyGPT2
 
-SUITES: tuple[type[Suite], ...] = (LinearStack, TinyGPT2, SmallGPT2, SmallGPT2Long)
+SUITES: tuple[type[Suite], ...] = (
+    LinearStack,
+    TinyGPT2,
+    SmallGPT2,
+    SmallGPT2Long,
+    SweepTinyGPT2,
+    SweepTinyLlama,
+    SweepSmallGPT2,
+)
 HEADER = ("scenario", "hooks us", "loupe us", "added us", "CPU ratio (quartiles)", "wall ratio (quartiles)")
 QUICK_ROUNDS = 5
 
@@ -96,12 +105,13 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument(
         "--quick", action="store_true", help="a few rounds only: shows that everything runs, not how fast"
     )
+    parser.add_argument("--only", metavar="TEXT", default="", help="the models in whose names this text stands")
     parser.add_argument("--markdown", metavar="FILE", help="write the tables to this file too")
     options = parser.parse_args(arguments)
     torch.set_num_threads(1)
     page = [f"- {line}" for line in machine()]
     print(*machine(), sep="\n")
-    for suite in (checked(kind()) for kind in SUITES):
+    for suite in (checked(kind()) for kind in SUITES if options.only in kind.name):
         rows = [HEADER]
         for scenario in suite.scenarios():
             rounds = QUICK_ROUNDS if options.quick else suite.rounds

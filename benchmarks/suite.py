@@ -37,6 +37,7 @@ class Suite:
     rounds: int
     calls: int
     module: nn.Module
+    tolerance = 0.0  # by which results may differ; equal bit by bit where it is 0
 
     def scenarios(self) -> list[Scenario]:
         """The scenarios in the order in which they are printed; those that the model has no use for are left out."""
@@ -67,6 +68,8 @@ TITLES = {
     "gradient": "gradient of a hidden state",
     "loss": "loss backward, gradients of all weights",
     "generate": "generate 5 tokens and steer each",
+    "sweep": "patch 12 layers by 10 positions, in a session",
+    "sweep_gradients": "gradients of 12 layers, in a session",
 }
 
 
@@ -82,9 +85,9 @@ def check(suite: Suite, scenario: Scenario) -> None:
         want = scenario.hooks()
     with returned_by(suite.module) as by_block:
         found = scenario.loupe()
-    if not same(want, found):
+    if not same(want, found, suite.tolerance):
         raise Unequal(f"{suite.name}, {scenario.name}: loupe and hooks read different values")
-    if want is None and not same(by_hand, by_block):
+    if want is None and not same(by_hand, by_block, suite.tolerance):
         raise Unequal(f"{suite.name}, {scenario.name}: the model returned different values")
 
 
@@ -99,13 +102,16 @@ def returned_by(module: nn.Module) -> Iterator[list[Any]]:
         handle.remove()
 
 
-def same(one: Any, other: Any) -> bool:
-    """Whether two results have equal tensors, bit by bit, in the same places; a saved value counts as what it holds."""
+def same(one: Any, other: Any, tolerance: float = 0.0) -> bool:
+    """Whether two results have equal tensors in the same places; a saved value counts as what it holds.
+
+    They are equal bit by bit, or within a tolerance.
+    """
     one, other = plain(one), plain(other)
     if isinstance(one, torch.Tensor) and isinstance(other, torch.Tensor):
-        return torch.equal(one, other)
+        return torch.equal(one, other) or bool(tolerance and torch.allclose(one, other, rtol=0, atol=tolerance))
     if isinstance(one, (list, tuple)) and isinstance(other, (list, tuple)):
-        return len(one) == len(other) and all(same(a, b) for a, b in zip(one, other, strict=True))
+        return len(one) == len(other) and all(same(a, b, tolerance) for a, b in zip(one, other, strict=True))
     return type(one) is type(other) and bool(one == other)
 
 

@@ -10,11 +10,12 @@ from benchmarks.linear_stack import LinearStack
 from benchmarks.recording import block_of, record_only
 from benchmarks.run import markdown_table, plain_table
 from benchmarks.suite import TITLES, Scenario, Unequal, check
+from benchmarks.sweeps import SweepTinyGPT2, SweepTinyLlama
 from benchmarks.timing import Spread
 from benchmarks.tiny_gpt2 import TinyGPT2
 
 SUITES = (LinearStack, TinyGPT2)  # the larger ones inherit what they do from these
-CASES = [(kind, name) for kind in SUITES for name in kind.methods()]
+CASES = [(kind, name) for kind in (*SUITES, SweepTinyGPT2, SweepTinyLlama) for name in kind.methods()]
 
 
 @cache

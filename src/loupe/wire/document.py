@@ -146,7 +146,7 @@ def _read_content(
     nodes = fields.take("nodes", list)
     if len(nodes) > budget:
         raise WireError(f"{where} has {len(nodes)} nodes, and {budget} are the most", remedy="split the graph")
-    graph.invokes = number(fields.get("invokes", int, 0), f"the number of invokes of {where}", 0, max(len(nodes), 1))
+    graph.invokes = number(fields.get("invokes", int, 0), f"the number of invokes of {where}", 0, limits.blocks)
     reader = NodeReader(limits, len(graph.constants), graph.invokes)
     graph.nodes = [reader.read(each, place) for place, each in enumerate(nodes)]
     reader.arguments.nodes = 0  # nothing below stands in a node, so that it could refer to another

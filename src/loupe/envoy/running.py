@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from difflib import get_close_matches
 from typing import TYPE_CHECKING, Any
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from loupe.envoy.model import Root
 
 Results = dict[str, Any]
+_PASSED = re.compile(r"kept[0-9]+")  # the names that a session gives to what its blocks pass on, and nobody has saved
 
 
 def run_graph(model: Root, graph: Graph, inputs: Sequence[Any], named: Mapping[str, Any], line: Line) -> Results:
@@ -58,7 +60,7 @@ def run_session(
         results = _run(model, graph, inputs[start : start + graph.inputs], own, {}, line, earlier)
         start += graph.inputs
         earlier.values.update({f"block{place}.{name}": value for name, value in results.items()})
-        passed = {name for name in results if f"block{place}.{name}" in taken and name.startswith("kept")}
+        passed = {name for name in results if f"block{place}.{name}" in taken and _PASSED.fullmatch(name)}
         found.append({name: value for name, value in results.items() if name not in passed})
     return found
 

@@ -140,9 +140,7 @@ def test_random_programs_of_a_session_do_the_same_from_a_file(elsewhere, family,
         for number, name in kept[place].items():
             equal(found[place][name], want[number])
         if place + 1 < len(several) and family == "stack":
-            torch.testing.assert_close(
-                found[place + 1]["carried"], want_out.sum() + 1, atol=1e-2, rtol=1e-3
-            )
+            torch.testing.assert_close(found[place + 1]["carried"], want_out.sum() + 1, atol=1e-2, rtol=1e-3)
 
 
 @settings(max_examples=25, **QUICK)

@@ -310,7 +310,7 @@ def same_bits(one, other):
     assert one.shape == other.shape
     assert one.requires_grad == other.requires_grad
     if one.numel():
-        one, other = (each.detach().reshape(-1).as_strided((each.numel(),), (1,)) for each in (one, other))
+        one, other = (each.detach().contiguous().as_strided((each.numel(),), (1,)) for each in (one, other))
         assert torch.equal(one.view(torch.uint8), other.view(torch.uint8))
 
 

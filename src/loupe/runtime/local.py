@@ -12,8 +12,8 @@ from torch import nn
 
 from loupe.errors import BlockError, InputError, Line, LoupeError, NotReachedError, OperationError, WriteError
 from loupe.graph.graph import Graph
-from loupe.graph.node import RESULT, Node, Site
-from loupe.graph.passes import is_opaque
+from loupe.graph.node import RESULT, Node, Site, constants_of
+from loupe.graph.passes import Root, is_opaque
 from loupe.graph.steps import Unrolled, unroll
 from loupe.ops.views import first_input
 from loupe.runtime.batching import Rows
@@ -309,12 +309,21 @@ class LocalRun:
         if self._scans:
             return
         for node, roots in plan.memory.mutates.items():
-            for kind, index in roots:
-                value = plan.graph.constants[index] if kind == "const" else None
+            for index in (index for root in roots for index in self._constants_at(plan, root)):
+                value = plan.graph.constants[index]
                 if index in self._graph.originals or is_opaque(plan.graph, plan.graph[node]):
                     continue
                 if isinstance(value, torch.Tensor):
                     self._graph.originals[index] = value.detach().clone().requires_grad_(value.requires_grad)
+
+    def _constants_at(self, plan: Plan, root: Root) -> list[int]:
+        """The constants that are changed with a root of memory: the constant, or a parameter's default."""
+        kind, index = root
+        if kind == "const":
+            return [index]
+        node = plan.graph[index]
+        opened = self._graph.parameters.get(node.target) if node.kind == "given" else None
+        return [] if opened is None else [constant.index for constant in constants_of(opened.default)]
 
     def _explain(self, error: Exception) -> None:
         """Raise BlockError where a scan has failed because it has no values."""

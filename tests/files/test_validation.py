@@ -77,11 +77,27 @@ def test_an_error_that_hides_others_of_its_value_is_told_once():
     assert len(report.errors) == 1
 
 
-def test_an_error_of_dtype_is_found():
-    doubles = torch.ones(8, 8, dtype=torch.float64)
-    report = recorded(lambda model: (model.layers[0].output @ doubles).save()).validate(Model(tiny.stack()), X)
+PRODUCTS = {
+    "operator.matmul": lambda hidden, other: hidden @ other,
+    "nn.functional.linear": lambda hidden, other: torch.nn.functional.linear(hidden, other, other[0]),
+    "Tensor.bmm": lambda hidden, other: hidden[None].bmm(other[None]),
+    "torch.einsum": lambda hidden, other: torch.einsum("bi,ij->bj", hidden, other),
+    "torch.conv1d": lambda hidden, other: torch.nn.functional.conv1d(hidden[None], other[:, :2, None]),
+}
+
+
+@pytest.mark.parametrize("name", PRODUCTS)
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16], ids=str)
+def test_a_product_of_two_dtypes_fails_before_a_run_as_it_does_in_one(name, dtype):
+    other, product = torch.ones(8, 8, dtype=dtype), PRODUCTS[name]
+    with pytest.raises(RuntimeError):
+        product(torch.ones(2, 8), other)
+    report = recorded(lambda model: product(model.layers[0].output, other).save()).validate(Model(tiny.stack()), X)
     assert len(report.errors) == 1
-    assert "operator.matmul failed on (f32[2, 8], f64[8, 8])" in report.errors[0].fact
+    assert report.errors[0].fact.startswith(f"{name} failed on (")
+    assert recorded(lambda model: product(model.layers[0].output.to(dtype), other).save()).validate(
+        Model(tiny.stack()), X
+    )
 
 
 def test_shapes_depend_on_the_inputs_that_are_given():

@@ -1,4 +1,4 @@
-"""A graph that was recorded before runs on other inputs, with parameters, again and again, on the models that it fits."""
+"""A graph that was recorded before runs on other inputs, with parameters, again and again, on models that it fits."""
 
 import threading
 import warnings

@@ -1,4 +1,4 @@
-"""Files lie on the disk as they should: whole or not at all, mapped and not copied, in the safetensors library's format."""
+"""Files lie on the disk as they should: whole or not at all, mapped and not copied, as safetensors has them."""
 
 import json
 import os

@@ -100,8 +100,9 @@ ODD = [
     *({"kind": "backward", "args": [{"ref": 0}]}, {"kind": "apply", "target": "torch.neg", "args": [{"ref": 0}]}),
 ]
 KEYS = (
-    "kind site target args kwargs invoke steps modes gradient constants nodes invokes parameters generation content hash "
-    "notes lines places looks edited origin call op index start stop stride listed default name tensor dtype requires_grad"
+    "kind site target args kwargs invoke steps modes gradient constants nodes invokes parameters generation content "
+    "hash notes lines places looks edited origin call op index start stop stride listed default name tensor dtype "
+    "requires_grad"
 ).split()
 
 
@@ -268,7 +269,7 @@ def outcome(data):
     except WireError:
         return "refused"
     _, written, _ = taken_apart(data)
-    text, tensors = write_document(document)
+    text, _ = write_document(document)
     assert [block["content"] for block in _blocks(json.loads(text))] == [block["content"] for block in _blocks(written)]
     loaded = from_document(document)
     for graph in loaded if document.session else [loaded]:

@@ -9,7 +9,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 _ALIKE = {  # operations whose tensors have one dtype, and how many of their first arguments that is about
     **dict.fromkeys((torch.ops.aten.mm, torch.ops.aten.bmm, torch.ops.aten.mv, torch.ops.aten.dot), 2),
-    **dict.fromkeys((torch.ops.aten.addmm, torch.ops.aten.addmv, torch.ops.aten.baddbmm, torch.ops.aten.convolution), 3),
+    **dict.fromkeys(
+        (torch.ops.aten.addmm, torch.ops.aten.addmv, torch.ops.aten.baddbmm, torch.ops.aten.convolution), 3
+    ),
 }
 
 

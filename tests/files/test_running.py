@@ -1,5 +1,6 @@
 """A graph that was recorded before runs on other inputs, with parameters, again and again, on models that it fits."""
 
+import copy
 import threading
 import warnings
 
@@ -384,18 +385,33 @@ def test_a_module_of_another_class_in_the_same_place_warns(stored):
         Model(other).run(graph, X)
 
 
-def test_a_model_of_another_name_or_revision_warns(tmp_path, stored):
-    one, two = (tiny.saved_model(tmp_path / name) for name in ("one", "two"))
-    model = LanguageModel(one)
-    with model.trace("w1 w2") as tracer:
-        model.output[:, -1].save("last")
-    graph = stored(tracer.graph)
+def called(name, commit):
+    """The GPT-2 as if it had come from a hub under a name and at a commit."""
+    hf = copy.deepcopy(tiny.hf_model("gpt2"))
+    hf.config._name_or_path, hf.config._commit_hash = name, commit
+    return LanguageModel(hf, tokenizer=tiny.tokenizer())
+
+
+def test_a_model_of_another_name_or_revision_warns_on_the_line_of_the_run(stored):
+    graph = stored(patching(called("someone/one", "abc")))
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        LanguageModel(one).run(graph, "w1 w2")
-    if graph.origin.model is not None:
-        with pytest.warns(OriginWarning, match="two"):
-            LanguageModel(two).run(graph, "w1 w2")
+        called("someone/one", "abc").run(graph, IDS)
+        called("someone/one", None).run(graph, IDS)
+    with pytest.warns(OriginWarning, match="written for 'someone/one', and runs on 'someone/two'") as caught:
+        called("someone/two", "abc").run(graph, IDS)
+    assert [each.filename for each in caught] == [__file__]
+    with pytest.warns(OriginWarning, match="written for revision abc of 'someone/one', and runs on def"):
+        called("someone/one", "def").run(graph, IDS)
+
+
+def test_where_a_model_lies_on_the_disk_is_in_no_file(tmp_path, stored):
+    model = LanguageModel(tiny.saved_model(tmp_path / "secret-place"))
+    with model.trace("w1 w2") as tracer:
+        model.output[:, -1].save("last")
+    stored(tracer.graph)
+    assert b"secret-place" not in (tmp_path / "graph.loupe").read_bytes()
+    assert tracer.graph.origin.model is None
 
 
 def test_results_are_the_same_whether_gradients_are_tracked_around_the_run(stored):

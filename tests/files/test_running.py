@@ -90,16 +90,19 @@ def test_a_constant_that_a_graph_changes_is_as_it_was_for_every_run(stored, from
     assert graph.hash == before
 
 
-def test_a_result_that_is_a_constant_can_be_changed_without_changing_the_graph(stored):
-    model = stack()
-    steer = torch.arange(8.0)
+def test_a_result_that_lies_in_a_constant_can_be_changed_without_changing_the_graph(stored):
+    model, shift = stack(), loupe.param("shift", torch.arange(8.0))
     with model.trace(X) as tracer:
-        (model.layers[0].output + steer).save("sum")
-        loupe.save(model.layers[0].output * 0 + 1, "one")
-    graph = stored(tracer.graph)
-    first = model.run(graph, X)
-    first["sum"] *= 0
-    torch.testing.assert_close(model.run(graph, X)["sum"], tiny.stack().layers[0](X).detach() + torch.arange(8.0))
+        (model.layers[0].output + shift).save("sum")
+        shift.reshape(2, 4).save("view")
+    graph, mine = stored(tracer.graph), torch.ones(8)
+    for _ in range(2):
+        found = model.run(graph, X)
+        assert torch.equal(found["view"], torch.arange(8.0).reshape(2, 4))
+        torch.testing.assert_close(found["sum"], tiny.stack().layers[0](X).detach() + torch.arange(8.0))
+        found["view"].zero_()
+    model.run(graph, X, shift=mine)["view"].zero_()
+    assert torch.equal(mine, torch.ones(8))
 
 
 def test_a_constant_keeps_its_place_in_a_loaded_graph_when_a_parameters_default_is_changed_by_a_run(stored):

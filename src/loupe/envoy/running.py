@@ -19,6 +19,7 @@ from loupe.graph.node import Const, Site, map_argument
 from loupe.graph.steps import step_name
 from loupe.runtime.given import Opened
 from loupe.runtime.local import LocalRun
+from loupe.runtime.tensors import map_tensors, share_memory, storages_of
 from loupe.trace.cache import Cache
 from loupe.trace.handles import unwrap
 
@@ -106,7 +107,19 @@ def _run(
     outcome = run.finish()
     if outcome.error is not None:
         raise outcome.error
-    return _named_results(model, whole, outcome.results, run)
+    return _named_results(model, whole, _apart(outcome.results, [graph.constants, list(values.values())]), run)
+
+
+def _apart(results: Results, kept: Any) -> Results:
+    """Results that can be changed: copies of those that lie in what is kept, the graph's constants and what is given."""
+    storages = storages_of(kept)
+
+    def copied(tensor: torch.Tensor) -> torch.Tensor:
+        return tensor.clone() if share_memory(tensor, storages) else tensor
+
+    return {
+        name: map_tensors(value, copied) if share_memory(value, storages) else value for name, value in results.items()
+    }
 
 
 def prepared(model: Root, graph: Graph, values: Mapping[str, Any]) -> Graph:

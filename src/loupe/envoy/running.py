@@ -111,7 +111,7 @@ def _run(
 
 
 def _apart(results: Results, kept: Any) -> Results:
-    """Results that can be changed: copies of those that lie in what is kept, the graph's constants and what is given."""
+    """Results that can be changed: copies of those that lie in what is kept: constants, and what was given."""
     storages = storages_of(kept)
 
     def copied(tensor: torch.Tensor) -> torch.Tensor:

@@ -16,6 +16,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # a script finds i
 from benchmarks.linear_stack import LinearStack
 from benchmarks.recording import OperationCosts, measure
 from benchmarks.small_gpt2 import SmallGPT2, SmallGPT2Long
+from benchmarks.storing import StorageCosts, measure_storage
 from benchmarks.suite import Suite, check
 from benchmarks.sweeps import SweepSmallGPT2, SweepTinyGPT2, SweepTinyLlama
 from benchmarks.timing import Comparison, compare
@@ -82,6 +83,15 @@ def cost_rows(costs: OperationCosts) -> list[tuple[str, ...]]:
     ]
 
 
+def storage_rows(costs: StorageCosts) -> list[tuple[str, ...]]:
+    """What it costs to keep a graph in a file, one line a phase."""
+    return [
+        ("save", costs.save.text(0)),
+        ("load", costs.load.text(0)),
+        ("hash", costs.hash.text(0)),
+    ]
+
+
 def plain_table(rows: list[tuple[str, ...]]) -> str:
     """Columns lined up with blanks: names to the left, numbers to the right."""
     first, *others = [max(len(each[place]) for each in rows) for place in range(len(rows[0]))]
@@ -123,6 +133,11 @@ def main(arguments: list[str] | None = None) -> None:
     rows = [(f"one operation of {costs.operations} in a block", "CPU us (quartiles)"), *cost_rows(costs)]
     print(f"\n{plain_table(rows)}")
     page.append(f"\n## One recorded operation\n\n{markdown_table(rows)}")
+    stored = measure_storage(operations=100 if options.quick else 10_000, rounds=QUICK_ROUNDS)
+    head = (f"graph save and load: {stored.nodes} nodes, {stored.size / 1e6:.1f} MB", "CPU ms (quartiles)")
+    rows = [head, *storage_rows(stored)]
+    print(f"\n{plain_table(rows)}")
+    page.append(f"\n## A graph as a file\n\n{markdown_table(rows)}")
     if options.markdown:
         Path(options.markdown).write_text("\n".join(page) + "\n", encoding="utf-8")
 

@@ -9,6 +9,7 @@ import torch
 from benchmarks.linear_stack import LinearStack
 from benchmarks.recording import block_of, record_only
 from benchmarks.run import markdown_table, plain_table
+from benchmarks.storing import measure_storage
 from benchmarks.suite import TITLES, Scenario, Unequal, check
 from benchmarks.sweeps import SweepTinyGPT2, SweepTinyLlama
 from benchmarks.timing import Spread
@@ -79,3 +80,10 @@ def test_quartiles_and_tables_are_those_of_the_samples():
     rows = [("name", "us"), ("one save", spread.text())]
     assert plain_table(rows).splitlines() == ["name                    us", "one save  3.00 (2.00-4.00)"]
     assert markdown_table(rows).splitlines() == ["| name | us |", "| --- | ---: |", "| one save | 3.00 (2.00-4.00) |"]
+
+
+def test_a_graph_that_is_saved_and_loaded_has_a_file_that_grows_with_it():
+    small, large = (measure_storage(operations=count, rounds=2) for count in (10, 100))
+    assert (small.nodes, large.nodes) == (12, 102)  # and a read and a save
+    assert large.size > 3 * small.size
+    assert min(large.save.low, large.load.low, large.hash.low) > 0

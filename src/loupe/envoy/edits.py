@@ -81,6 +81,7 @@ class EditBlock:
 def edit_with(model: Root, graph: Graph, named: Mapping[str, Any], line: Line, *, inplace: bool) -> Root:
     """The model, or a copy of it, that does from now on what a graph does to it; its saves are left out.
 
+    A graph that was recorded on an edited model brings that model's edits along; they take the place of this one's.
     Raises BlockError for a graph that is about single prompts or steps, runs a backward pass, or changes nothing.
     """
     unknown = [name for name in named if name not in graph.parameters]
@@ -90,6 +91,7 @@ def edit_with(model: Root, graph: Graph, named: Mapping[str, Any], line: Line, *
         )
     check_fit(model, graph)
     bound = bind(graph, {name: unwrap(value) for name, value in named.items()})
+    bound.nodes = [*map(_as_edited, bound.nodes[: graph.edited]), *bound.nodes[graph.edited :]]
     part = with_own_constants(select(bound, needed(bound, trace_memory(bound), ())))
     for node in part:
         what = _refusal(node)
@@ -108,8 +110,15 @@ def edit_with(model: Root, graph: Graph, named: Mapping[str, Any], line: Line, *
             line=line,
         )
     edited = model if inplace else model.copy()
+    if graph.edited:
+        edited.clear_edits()
     edited.edits.append(part)
     return edited
+
+
+def _as_edited(node: Node) -> Node:
+    """A node of an edit as it stands in the edit itself: a block has it at every step."""
+    return node if node.steps is None else replace(node, steps=None)
 
 
 def _refusal(node: Node) -> str | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from difflib import get_close_matches
 from typing import TYPE_CHECKING, Any
@@ -18,6 +19,7 @@ from loupe.graph.node import Const, Site, map_argument
 from loupe.graph.steps import step_name
 from loupe.runtime.given import Opened
 from loupe.runtime.local import LocalRun
+from loupe.runtime.tensors import map_tensors, share_memory, storages_of
 from loupe.trace.cache import Cache
 from loupe.trace.handles import unwrap
 
@@ -25,6 +27,7 @@ if TYPE_CHECKING:
     from loupe.envoy.model import Root
 
 Results = dict[str, Any]
+_PASSED = re.compile(r"kept[0-9]+")  # the names that a session gives to what its blocks pass on, and nobody has saved
 
 
 def run_graph(model: Root, graph: Graph, inputs: Sequence[Any], named: Mapping[str, Any], line: Line) -> Results:
@@ -58,7 +61,7 @@ def run_session(
         results = _run(model, graph, inputs[start : start + graph.inputs], own, {}, line, earlier)
         start += graph.inputs
         earlier.values.update({f"block{place}.{name}": value for name, value in results.items()})
-        passed = {name for name in results if f"block{place}.{name}" in taken and name.startswith("kept")}
+        passed = {name for name in results if f"block{place}.{name}" in taken and _PASSED.fullmatch(name)}
         found.append({name: value for name, value in results.items() if name not in passed})
     return found
 
@@ -104,7 +107,19 @@ def _run(
     outcome = run.finish()
     if outcome.error is not None:
         raise outcome.error
-    return _named_results(model, whole, outcome.results, run)
+    return _named_results(model, whole, _apart(outcome.results, [graph.constants, list(values.values())]), run)
+
+
+def _apart(results: Results, kept: Any) -> Results:
+    """Results that can be changed: copies of those that lie in what is kept: constants, and what was given."""
+    storages = storages_of(kept)
+
+    def copied(tensor: torch.Tensor) -> torch.Tensor:
+        return tensor.clone() if share_memory(tensor, storages) else tensor
+
+    return {
+        name: map_tensors(value, copied) if share_memory(value, storages) else value for name, value in results.items()
+    }
 
 
 def prepared(model: Root, graph: Graph, values: Mapping[str, Any]) -> Graph:

@@ -13,6 +13,7 @@ from loupe.graph.compose import select
 from loupe.graph.graph import Graph
 from loupe.graph.portable import why_not_portable
 from loupe.ops.table import function_of
+from loupe.runtime.alike import SameDtypes
 from loupe.runtime.estimate import Estimate, measured, size_of
 from loupe.runtime.given import Opened
 from loupe.runtime.tensors import tensors_in
@@ -164,7 +165,7 @@ def _run_without_data(
 ) -> Estimate:
     run = model.meta_run(graph, "", Opened(graph, values))
     give_inputs(run, graph, inputs, named, line)
-    with measured() as memory:
+    with SameDtypes(), measured() as memory:
         outcome = run.finish()
     if outcome.error is not None:
         raise outcome.error

@@ -137,7 +137,11 @@ def with_torch(graph: Graph, into: Callable[[], Graph] = Graph) -> Graph:
         return object_of(value) if type(value) is Named else value
 
     copy = into()
-    copy.constants = [to_tensor(constant) for constant in graph.constants if isinstance(constant, Constant)]
+    taken: set[int] = set()
+    for constant in graph.constants:
+        assert isinstance(constant, Constant)
+        copy.constants.append(to_tensor(constant, copied=id(constant.tensor) in taken))
+        taken.add(id(constant.tensor))
     copy.nodes = [
         replace(
             node,

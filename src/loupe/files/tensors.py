@@ -51,13 +51,13 @@ def object_of(name: Named) -> Any:
 
 def to_constant(tensor: torch.Tensor) -> Constant:
     """A tensor as a file holds it; raises PortableError for one that has no plain data."""
-    requires_grad, plain = tensor.requires_grad, tensor.detach().as_subclass(torch.Tensor)
-    name = _NAMES.get(plain.dtype)
-    if plain.is_meta or plain.layout is not torch.strided or name is None or plain.is_nested:
-        what = "without data" if plain.is_meta else f"of {plain.dtype} and {plain.layout}"
+    name = _NAMES.get(tensor.dtype)
+    if tensor.is_meta or tensor.layout is not torch.strided or name is None or tensor.is_nested:
+        what = "without data" if tensor.is_meta else f"of {tensor.dtype} and {tensor.layout}"
         raise PortableError(
             f"a tensor {what} cannot be stored", remedy="use a dense tensor of a dtype that torch computes with"
         )
+    requires_grad, plain = tensor.requires_grad, tensor.detach().as_subclass(torch.Tensor)
     plain = plain.resolve_conj().resolve_neg().cpu().contiguous()
     shape = tuple(plain.shape)
     if plain.is_complex():
@@ -72,17 +72,18 @@ def _bytes_of(tensor: torch.Tensor) -> memoryview:
     if not tensor.numel():
         return memoryview(b"")
     real = torch.view_as_real(tensor) if tensor.is_complex() else tensor
-    entries: Any = real.reshape(-1).view(torch.uint8).numpy()
+    flat = real.reshape(-1).as_strided((real.numel(),), (1,))  # a single entry may have any stride
+    entries: Any = flat.view(torch.uint8).numpy()
     return memoryview(entries).cast("B")
 
 
-def to_tensor(constant: Constant) -> torch.Tensor:
-    """A tensor on the bytes of a file; they are shared, and copied where they may not be written to."""
+def to_tensor(constant: Constant, *, copied: bool = False) -> torch.Tensor:
+    """A tensor on the bytes of a file; they are shared, and copied where they may not be written to, or are taken."""
     dtype, data = dtype_of(constant.dtype), constant.tensor.data
     if not data.nbytes:
         return torch.empty(constant.shape, dtype=dtype).requires_grad_(constant.requires_grad)
     aligned = torch.empty(0, dtype=dtype).element_size()
-    flat = torch.frombuffer(bytearray(data) if data.readonly else data, dtype=torch.uint8)
+    flat = torch.frombuffer(bytearray(data) if copied or data.readonly else data, dtype=torch.uint8)
     if flat.data_ptr() % aligned:
         flat = flat.clone()
     return flat.view(dtype).view(constant.shape).requires_grad_(constant.requires_grad)

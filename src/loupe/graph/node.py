@@ -229,6 +229,11 @@ def map_argument(value: Any, replace: Callable[[Any], Any]) -> Any:
 
 def constants_in(node: Node) -> list[Const]:
     """The constants that a node takes."""
+    return constants_of((*node.args, *node.kwargs.values()))
+
+
+def constants_of(value: Any) -> list[Const]:
+    """The constants inside an argument."""
     found: list[Const] = []
 
     def note(leaf: Any) -> Any:
@@ -236,6 +241,5 @@ def constants_in(node: Node) -> list[Const]:
             found.append(leaf)
         return leaf
 
-    for arg in (*node.args, *node.kwargs.values()):
-        map_argument(arg, note)
+    map_argument(value, note)
     return found

@@ -27,14 +27,16 @@ def why_not_portable(node: Node) -> Refusal | None:
             f"{name.removeprefix('local.')} is a Python function, which runs in this process only",
             "write it with torch functions, or look at its value and pass that on",
         )
-    return f"{name} is no operation of the opset", nearest(name, sorted(OPSET))
+    return f"it names the unknown operation {name!r:.80}", nearest(name, sorted(OPSET))
 
 
 def _named_by_text(node: Node) -> Refusal | None:
     named = node.args[1] if len(node.args) > 1 else None
-    if type(named) is not str:
-        return f"{node.target} names nothing", "give it a name as its second argument"
-    if node.target == "python.call_method":
+    called = node.target == "python.call_method"
+    if type(named) is not str or (not called and (len(node.args) > 2 or node.kwargs)):
+        what = "method" if called else "attribute"
+        return f"{node.target} names no {what}", f"give it the name of the {what} as its second argument"
+    if called:
         if named in OBJECT_METHODS:
             return None
         return f"the method {named!r:.60} of a value is none that a graph may call", nearest(

@@ -13,8 +13,9 @@ from torch import nn
 from loupe.errors import BlockError, InputError, Line, LoupeError, NotReachedError, OperationError, WriteError
 from loupe.graph.graph import Graph
 from loupe.graph.merge import kind_of_run
-from loupe.graph.node import RESULT, Event, Node, Site
+from loupe.graph.node import RESULT, Event, Node, Site, constants_of
 from loupe.graph.opset import TRACKING
+from loupe.graph.passes import Root
 from loupe.graph.steps import Unrolled, unroll
 from loupe.ops.views import first_input
 from loupe.runtime.batching import Along, Rows
@@ -358,7 +359,7 @@ class LocalRun:
         for name in [plan.graph[node].target for node in plan.given]:
             if name not in self._came_in:  # in this thread, before a pass is on its way
                 self._came_in[name] = self._given.value(name)
-        if plan.written and not self._scans:
+        if (plan.written or (plan.given and plan.memory.mutates)) and not self._scans:
             self._keep_originals(plan)
         self._know_rows(plan)
         if self._pass is not None and not self._pass.can_take(plan):
@@ -380,7 +381,9 @@ class LocalRun:
     def _keep_originals(self, plan: Plan) -> None:
         """The graph is to say what it was recorded with, although its run changes some of its constants."""
         originals = self._graph.originals
-        for index in plan.written - originals.keys():
+        roots = {root for changed in plan.memory.mutates.values() for root in changed if root[0] == "node"}
+        defaults = {index for root in roots for index in self._constants_behind(plan, root)}
+        for index in (plan.written | defaults) - originals.keys():
             value = plan.graph.constants[index]
             if isinstance(value, torch.Tensor):
                 originals[index] = value.detach().clone().requires_grad_(value.requires_grad)
@@ -389,6 +392,12 @@ class LocalRun:
         """Give up a pass that did not come to what it should have, by the order that a scan has told."""
         self._scanner.distrust()
         self._end_pass()
+
+    def _constants_behind(self, plan: Plan, root: Root) -> list[int]:
+        """The constants that are the default of an open parameter."""
+        node = plan.graph[root[1]]
+        opened = self._graph.parameters.get(node.target) if node.kind == "given" else None
+        return [] if opened is None else [constant.index for constant in constants_of(opened.default)]
 
     def _explain(self, error: Exception) -> None:
         """Raise BlockError where a scan has failed because it has no values."""

@@ -251,18 +251,24 @@ class Recorder:
         """Record that a value is kept past the block."""
         if proxy._cell is not None and name is None:
             return proxy
-        node = len(self.graph.nodes)
         if name is None:
-            name = f"value{node}"
+            name = self._free_name("value")
         elif name in self.cells or name in self.caches:
             raise _named_twice(name, user_line(sys._getframe(2)))
         self._save_as(name, proxy)
         return proxy
 
+    def _free_name(self, stem: str) -> str:
+        """A name for what the user has given none, which is not the user's name for something else."""
+        number = len(self.graph.nodes)
+        while (name := f"{stem}{number}") in self.cells or name in self.caches:
+            number += 1
+        return name
+
     def keep(self, proxy: Proxy) -> Cell:
         """Let a block that has ended, and has not run, also keep this value: a later block of the session needs it."""
         if proxy._cell is None:
-            name = f"kept{len(self.graph.nodes)}"
+            name = self._free_name("kept")
             self._save_as(name, proxy)
             self.kept.add(name)
         assert proxy._cell is not None

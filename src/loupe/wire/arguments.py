@@ -9,14 +9,15 @@ from typing import Any
 
 from loupe.errors import GraphError, WireError, nearest
 from loupe.graph.node import Const, Named, Ref
+from loupe.wire.canonical import encodes
 from loupe.wire.fields import expect, number
-from loupe.wire.limits import Limits
+from loupe.wire.limits import DEFAULT, Limits
 
 DTYPES: tuple[str, ...] = tuple(
     "bool uint8 int8 int16 uint16 int32 uint32 int64 uint64 float16 bfloat16 float32 float64 complex32 complex64 "
     "complex128 float8_e4m3fn float8_e5m2 float8_e4m3fnuz float8_e5m2fnuz float8_e8m0fnu".split()
 )
-DEVICES = re.compile(r"(cpu|cuda|mps|xpu|meta)(:\d{1,4})?")
+DEVICES = re.compile(r"(cpu|cuda|mps|xpu|meta)(:(0|[1-9][0-9]?|1[01][0-9]|12[0-7]))?")  # torch counts to 127
 _NAMES: dict[str, tuple[str, ...]] = {
     "layout": ("strided",),
     "memory_format": ("contiguous_format", "channels_last", "channels_last_3d", "preserve_format"),
@@ -29,8 +30,10 @@ _FLOATS = {"nan": math.nan, "inf": math.inf, "-inf": -math.inf}
 def write_argument(value: Any) -> Any:
     """An argument as plain data; raises GraphError for what no file can hold."""
     kind = type(value)
-    if value is None or kind is bool or kind is str:
+    if value is None or kind is bool:
         return value
+    if kind is str:
+        return write_text(value)
     if kind is int:
         if not _LEAST <= value <= _MOST:
             raise GraphError(f"the number {value} does not fit into 64 bits", remedy="use a float, or a tensor")
@@ -48,7 +51,7 @@ def write_argument(value: Any) -> Any:
     if kind is tuple:
         return {"tuple": [write_argument(item) for item in value]}
     if kind is dict:
-        return {"dict": [[write_argument(key), write_argument(item)] for key, item in value.items()]}
+        return {"dict": [[_write_key(key), write_argument(item)] for key, item in value.items()]}
     if kind is slice:
         return {"slice": [write_argument(part) for part in (value.start, value.stop, value.step)]}
     if value is Ellipsis:
@@ -59,6 +62,25 @@ def write_argument(value: Any) -> Any:
         f"a value of type {kind.__name__} cannot stand in a file",
         remedy="use numbers, strings, tensors, and lists, tuples, dicts and slices of these",
     )
+
+
+def _write_key(key: Any) -> Any:
+    if type(key) not in (str, int):
+        raise GraphError(
+            f"a dict with the key {key!r:.60} cannot stand in a file", remedy="use strings and whole numbers as keys"
+        )
+    return write_argument(key)
+
+
+def write_text(value: str) -> str:
+    """A string as it is; raises GraphError for one that no file can hold."""
+    if len(value) > DEFAULT.text:
+        raise GraphError(
+            f"a string of {len(value)} characters cannot stand in a file", remedy=f"{DEFAULT.text} are the most"
+        )
+    if not value.isascii() and not encodes(value):
+        raise GraphError(f"{value!r:.60} has half a surrogate pair in it", remedy="use text that UTF-8 can hold")
+    return value
 
 
 class ArgumentReader:
@@ -144,7 +166,11 @@ class ArgumentReader:
     def _slice(self, value: Any, where: str, depth: int) -> slice:
         start, stop, step = _several(value, 3, where)
         for part in (start, stop, step):
-            if part is not None and type(part) is not int and not (type(part) is dict and set(part) <= {"ref"}):
+            if (
+                part is not None
+                and type(part) is not int
+                and not (type(part) is dict and set(part) <= {"ref", "const"})
+            ):
                 raise WireError(f"{where} has a slice of something else than whole numbers", remedy="write numbers")
         return slice(*(self.read(part, where, depth + 1) for part in (start, stop, step)))
 
@@ -156,17 +182,12 @@ class ArgumentReader:
 
 
 def text(value: object, where: str, limits: Limits) -> str:
-    """A string that UTF-8 can hold, and no longer than the limit."""
+    """A string no longer than the limit."""
     found = expect(value, str, where)
     if len(found) > limits.text:
         raise WireError(
             f"{where} is a string of {len(found)} characters, and {limits.text} are the most", remedy="shorten it"
         )
-    if not found.isascii():
-        try:
-            found.encode()
-        except UnicodeEncodeError:
-            raise WireError(f"{where} is a string with half a surrogate pair in it", remedy="write UTF-8") from None
     return found
 
 

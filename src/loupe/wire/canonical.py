@@ -9,7 +9,9 @@ from typing import Any, NoReturn
 from loupe.errors import WireError
 from loupe.wire.limits import Limits
 
-_NOT_BRACKETS = re.compile(r'"[^"\\]*(?:\\.[^"\\]*)*"|[^\[\]{}"]+', re.DOTALL)
+_NOT_BRACKETS = re.compile(  # a string without an end is taken to the end, so that nothing is looked at twice
+    r'"[^"\\]*(?:\\.[^"\\]*)*(?:"|\\?\Z)|[^\[\]{}"]+', re.DOTALL
+)
 _CANONICAL = (
     "write objects with their keys in order of code points, no spaces, no escapes but those that JSON demands, and "
     "numbers as Python prints them"
@@ -27,8 +29,19 @@ def write_json(value: Any) -> str:
     return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
 
 
+def encodes(text: str) -> bool:
+    """Whether UTF-8 can hold a text: half a surrogate pair it cannot."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
 def read_json(text: str, what: str, limits: Limits, *, canonical: bool) -> Any:
     """Plain data from JSON; raises WireError for text that is none, that says a thing twice, or is in another form."""
+    if not text.isascii() and not encodes(text):  # as an escape in the container's header can have it
+        raise WireError(f"{what} is a text with half a surrogate pair in it", remedy="write UTF-8")
     _check_depth(text, what, limits)
     try:
         value = json.loads(text, object_pairs_hook=_object, parse_constant=_constant)
@@ -59,8 +72,8 @@ def _check_depth(text: str, what: str, limits: Limits) -> None:
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found = dict(pairs)
     if len(found) != len(pairs):
-        names = [name for name, _ in pairs]
-        twice = next(name for name in names if names.count(name) > 1)
+        seen: set[str] = set()
+        twice = next(name for name, _ in pairs if name in seen or seen.add(name))
         raise WireError(f"the key {twice!r} stands twice in one object", remedy="write each key once")
     return found
 

@@ -12,7 +12,7 @@ from loupe.graph.lint import lint
 from loupe.graph.node import Node
 from loupe.graph.portable import why_not_portable, why_wrong
 
-_PASSED = re.compile(r"block(\d{1,9})\.(.+)", re.DOTALL)
+_PASSED = re.compile(r"block(0|[1-9][0-9]{0,8})\.(.+)", re.DOTALL)
 
 
 def check_block(graph: Graph, where: str, passed: Collection[str] = ()) -> None:

@@ -29,6 +29,7 @@ STORED = {  # torch's name of a dtype, and the container's
 }
 PAIRS = {"complex32": "F16", "complex64": "F32", "complex128": "F64"}  # real and imaginary part, along a last axis of 2
 BYTES = ("float8_e4m3fnuz", "float8_e5m2fnuz", "float8_e8m0fnu")  # as U8
+_PIECE = 1 << 20
 _PLAIN = {stored: name for name, stored in STORED.items()}
 
 
@@ -74,6 +75,14 @@ def read_constant(value: object, place: int, tensors: Mapping[str, RawTensor]) -
         found = Constant(dtype, tensor.shape, tensor, requires_grad)
     else:
         raise WireError(f"{where} is of the dtype {dtype!r:.40}", remedy=nearest(dtype, [*PAIRS, *BYTES]))
+    if found.dtype == "bool" and not _is_boolean(tensor.data):
+        raise WireError(f"{where} is bool, and has other bytes than 0 and 1", remedy="store 0 for false and 1 for true")
     if requires_grad and not found.dtype.startswith(("float", "bfloat", "complex")):
         raise WireError(f"{where} is {found.dtype}, which collects no gradients", remedy="leave requires_grad out")
     return found
+
+
+def _is_boolean(data: memoryview) -> bool:
+    """Whether all bytes are 0 or 1; what torch computes with others in place of them is not defined."""
+    pieces = (bytes(data[start : start + _PIECE]) for start in range(0, len(data), _PIECE))
+    return not any(piece.translate(None, b"\0\1") for piece in pieces)

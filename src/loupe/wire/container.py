@@ -26,6 +26,7 @@ SIZES = {  # bits of one entry of each dtype that the container knows
     **dict.fromkeys(("BOOL", "U8", "I8", "F8_E4M3", "F8_E5M2"), 8),
 }
 _ALIGNED = 8
+_LARGEST = 1 << 58  # entries
 _ANEW = "write the file anew with graph.save(path)"
 
 
@@ -136,6 +137,8 @@ def _tensor_of(name: str, entry: object, data: memoryview, limits: Limits) -> tu
         raise _broken(f"{where} has no shape of whole numbers: {shape!r:.60}")
     if len(shape) > limits.dimensions:
         raise _broken(f"{where} has {len(shape)} dimensions, and {limits.dimensions} are the most")
+    if prod(size or 1 for size in shape) > _LARGEST:  # torch counts strides of what is empty, too
+        raise _broken(f"{where} has the shape {shape}, which is more than any memory holds")
     if type(offsets) is not list or len(offsets) != 2 or not all(type(each) is int for each in offsets):
         raise _broken(f"{where} has no data_offsets of two whole numbers: {offsets!r:.60}")
     start, end = offsets

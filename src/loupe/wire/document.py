@@ -12,8 +12,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from loupe.errors import WireError
+from loupe.errors import GraphError, PortableError, WireError
 from loupe.graph.graph import Graph, Open
+from loupe.graph.node import Node
 from loupe.wire.arguments import text, write_argument
 from loupe.wire.canonical import read_json, write_json
 from loupe.wire.checks import check_block, check_session
@@ -71,7 +72,7 @@ def _write_content(graph: Graph, tensors: dict[str, RawTensor]) -> dict[str, Any
             name = names[id(constant.tensor)] = constant.tensor.name
         tensors.setdefault(name, constant.tensor)
         constants.append(write_constant(constant, name))
-    found: dict[str, Any] = {"constants": constants, "nodes": [write_node(node) for node in graph]}
+    found: dict[str, Any] = {"constants": constants, "nodes": [_write_node(node) for node in graph]}
     if graph.invokes:
         found["invokes"] = graph.invokes
     if graph.parameters:
@@ -79,6 +80,13 @@ def _write_content(graph: Graph, tensors: dict[str, RawTensor]) -> dict[str, Any
     if graph.generation is not None:
         found["generation"] = {name: write_argument(value) for name, value in graph.generation.items()}
     return found
+
+
+def _write_node(node: Node) -> dict[str, Any]:
+    try:
+        return write_node(node)
+    except GraphError as error:
+        raise PortableError(error.fact, remedy=error.remedy, line=node.line) from None
 
 
 def _write_open(name: str, opened: Open) -> dict[str, Any]:
@@ -146,7 +154,7 @@ def _read_content(
     nodes = fields.take("nodes", list)
     if len(nodes) > budget:
         raise WireError(f"{where} has {len(nodes)} nodes, and {budget} are the most", remedy="split the graph")
-    graph.invokes = number(fields.get("invokes", int, 0), f"the number of invokes of {where}", 0, max(len(nodes), 1))
+    graph.invokes = number(fields.get("invokes", int, 0), f"the number of invokes of {where}", 0, limits.blocks)
     reader = NodeReader(limits, len(graph.constants), graph.invokes)
     graph.nodes = [reader.read(each, place) for place, each in enumerate(nodes)]
     reader.arguments.nodes = 0  # nothing below stands in a node, so that it could refer to another

@@ -5,14 +5,23 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
+from loupe.errors import PortableError, WireError
 from loupe.wire.container import read_container, write_container
 from loupe.wire.document import Document, read_document, write_document
 from loupe.wire.limits import DEFAULT, Limits
 
 
 def write_file(document: Document) -> Iterator[bytes | memoryview]:
-    """The bytes of a file, piece by piece; tensors are given as they lie in memory."""
-    return write_container(*write_document(document))
+    """The bytes of a file, piece by piece; tensors are given as they lie in memory.
+
+    Raises PortableError for a document that no reader would take, so that no file is written in vain.
+    """
+    text, tensors = write_document(document)
+    try:
+        read_document(text, tensors, DEFAULT)
+    except WireError as error:
+        raise PortableError(f"the graph cannot be stored: {error.fact}", remedy=error.remedy) from None
+    return write_container(text, tensors)
 
 
 def read_file(data: Any, limits: Limits = DEFAULT, *, check_data: bool = True) -> Document:

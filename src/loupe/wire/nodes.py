@@ -8,7 +8,7 @@ from typing import Any, get_args
 
 from loupe.errors import WireError, nearest
 from loupe.graph.node import RESULT, Kind, Modes, Node, Port, Ref, Site, Steps
-from loupe.wire.arguments import DEVICES, DTYPES, ArgumentReader, text, write_argument
+from loupe.wire.arguments import DEVICES, DTYPES, ArgumentReader, text, write_argument, write_text
 from loupe.wire.fields import Fields, expect, number
 from loupe.wire.limits import Limits
 
@@ -35,7 +35,7 @@ def write_node(node: Node) -> dict[str, Any]:
     elif node.kind in ("read", "write"):
         found["site"] = _write_site(node.site)
     elif node.target is not None:
-        found["target"] = node.target
+        found["target"] = write_text(node.target)
     if node.args:
         found["args"] = [write_argument(arg) for arg in node.args]
     if node.kwargs:
@@ -108,7 +108,8 @@ class NodeReader:
     def _site(self, fields: Fields, where: str) -> Site:
         inner = Fields(fields.take("site", dict), f"the site of {where}")
         path, port = inner.take("path", str), inner.take("port", str)
-        call, index, op = inner.get("call", int, 0), inner.get("index", int, 0), inner.any("op")
+        call, index = inner.get("call", int, 0), inner.get("index", int, 0)
+        op = inner.take("op", str) if inner.has("op") else None
         inner.end()
         if port not in _PORTS:
             raise WireError(f"{where} names the unknown port {port!r:.60}", remedy=nearest(port, list(_PORTS)))
@@ -116,7 +117,7 @@ class NodeReader:
             check_path(path, where)
         elif port != "output" or call or op is not None:
             raise WireError(f"{where} names a site of the run as a whole that is not its output", remedy="name output")
-        if op is not None and not (type(op) is str and _NAME.fullmatch(op)):
+        if op is not None and not _NAME.fullmatch(op):
             raise WireError(f"{where} names the operation {op!r:.60}, which is no name", remedy="write softmax, matmul")
         if op is None and index:
             raise WireError(f"{where} has an index without an operation", remedy="leave it out")

@@ -20,8 +20,9 @@ def structure(graph: Graph, since: int = 0) -> tuple[Any, ...]:
 
 
 def _of_node(graph: Graph, node: Node) -> tuple[Any, ...]:
-    target, kind = node.target, node.kind
-    args = tuple([arg.node if type(arg) is Ref else _of_argument(arg) for arg in node.args])
+    target, kind, args = node.target, node.kind, node.args
+    if args:
+        args = tuple([arg.node if type(arg) is Ref else _of_argument(arg) for arg in args])
     kwargs = tuple([(name, _of_option(arg)) for name, arg in node.kwargs.items()]) if node.kwargs else ()
     if kind == "apply" and effect_of(target) == "unknown":
         target = (target, is_opaque(graph, node))

@@ -52,8 +52,8 @@ class Untracked:
 class Leaves:
     """Tells the user's own leaf tensors from the weights of a model, which require a gradient only where one is asked.
 
-    `attached` are the paths of modules of the user's, `given` looks up what comes into the run from outside, `parts` are
-    the modules of the whole model. With `collects` every weight is asked for.
+    `attached` are the paths of modules of the user's, `given` looks up what comes into the run from outside, `parts`
+    are the modules of the whole model. With `collects` every weight is asked for.
     """
 
     def __init__(

@@ -175,7 +175,8 @@ class Envoy(Ports):
         return True
 
     def __iter__(self) -> Iterator[Any]:
-        return iter([self[name] for name in list(self._module._modules)])
+        prefix = f"{self._path}." if self._path else ""
+        return iter([self._home.envoy_at(f"{prefix}{name}") for name in self._module._modules])
 
     def __dir__(self) -> list[str]:
         aliases = self._home.aliases.of(self._path)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Any, Literal, NamedTuple
 
 from loupe.errors import Line
@@ -100,7 +101,7 @@ class Site(NamedTuple):
     @property
     def event(self) -> Event:
         """The moment at which the site is open."""
-        return Event(self.path, _PHASES[self.port], self.call, self.op, self.index)
+        return _event_of(self)
 
     @property
     def module(self) -> str:
@@ -117,6 +118,11 @@ class Site(NamedTuple):
             return f"{self.path}.grad" + (f" (backward {self.call})" if self.call else "")
         place = describe_place(self.path, self.call, self.op, self.index)
         return place if self.path == RESULT else f"{place}.{self.port}"
+
+
+@lru_cache(maxsize=4096)
+def _event_of(site: Site) -> Event:
+    return Event(site.path, _PHASES[site.port], site.call, site.op, site.index)
 
 
 def is_within(path: str, places: Collection[str]) -> bool:

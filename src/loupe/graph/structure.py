@@ -34,10 +34,13 @@ def structure(graph: Graph, since: int = 0) -> tuple[Any, ...]:
 
 
 def _of_node(graph: Graph, node: Node) -> tuple[Any, ...]:
-    target, kind = node.target, node.kind
-    args = tuple([arg.node if type(arg) is Ref else _of_argument(arg) for arg in node.args])
+    target, kind, args = node.target, node.kind, node.args
+    if args:
+        args = tuple([arg.node if type(arg) is Ref else _of_argument(arg) for arg in args])
     kwargs = tuple([(name, _of_option(arg)) for name, arg in node.kwargs.items()]) if node.kwargs else ()
-    if kind == "apply" and effect_of(target) == "unknown":
+    if kind == "apply" and target == "operator.getitem":
+        target = (target, type(node.args[1]) is int and node.args[1] != 0)  # an attention's later items are patterns
+    elif kind == "apply" and effect_of(target) == "unknown":
         target = (target, is_opaque(graph, node))
     elif kind == "cache":
         args = node.args
@@ -45,7 +48,7 @@ def _of_node(graph: Graph, node: Node) -> tuple[Any, ...]:
 
 
 def _of_argument(arg: Any) -> Any:
-    """A reference as its node, a constant as a negative number; of numbers only whether they pick a later item."""
+    """A reference as its node, a constant as a negative number, everything else as None."""
     kind = type(arg)
     if kind is Ref:
         return arg.node
@@ -57,7 +60,7 @@ def _of_argument(arg: Any) -> Any:
         return tuple([_of_argument(item) for item in arg.values()])
     if kind is slice:
         return "slice", _of_argument(arg.start), _of_argument(arg.stop), _of_argument(arg.step)
-    return "item" if kind is int and arg else None
+    return None
 
 
 def _of_option(arg: Any) -> Any:

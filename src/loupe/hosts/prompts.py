@@ -77,7 +77,7 @@ def tokens_of(value: Input, form: Form) -> Tokens:
     """
     prompt, extra = _prompt_of(value)
     mask = None
-    if isinstance(prompt, Mapping):
+    if not isinstance(prompt, torch.Tensor) and isinstance(prompt, Mapping):
         fields = dict(prompt)
         prompt, mask = fields.pop("input_ids", None), fields.pop("attention_mask", None)
         extra = {**fields, **extra}

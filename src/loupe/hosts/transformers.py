@@ -26,6 +26,7 @@ from loupe.hosts.padding import join_tokens
 from loupe.hosts.prompts import Form, Tokens, tokens_of
 from loupe.hosts.tables import check_vocabulary, embeddings_of, input_device, padding_id, positions_of
 from loupe.runtime.host import Batch, Input, lock_of
+from loupe.runtime.plain import named_parts, submodule
 
 _TARGETS = ("decoder_input_ids", "labels", "decoder_inputs_embeds")
 
@@ -57,6 +58,7 @@ class TransformersHost:
         if tokenizer is None and self._checkpoint is not None:
             tokenizer = self._checkpoint.tokenizer(self._module)
         self.tokenizer = tokenizer
+        self._table_at: tuple[str, nn.Module] | None = None
         self._left = is_decoder(self._module)
         self._positions = positions_of(self._module)
         self._attention = Attention(lambda: self._module)
@@ -112,7 +114,7 @@ class TransformersHost:
                 remedy="use trace(...), or a model with a head that the library generates with",
                 line=inputs[0].line,
             )
-        accepted, table = _parameters_of(self._module), embeddings_of(self._module)
+        accepted, table = _parameters_of(self._module), self._table()
         form = self._form(accepted, table)
         parts = [tokens_of(each, form) for each in inputs]
         for part, each in zip(parts, inputs, strict=True):
@@ -169,6 +171,21 @@ class TransformersHost:
         else:
             there = batch.kwargs["input_ids"].shape[1]
         return most_new_tokens(self._module, batch.kwargs, there)
+
+    def _table(self) -> nn.Module | None:
+        """The table of embeddings: the library's own search is slow, so the path of what it found is looked up."""
+        if self._table_at is not None:
+            path, table = self._table_at
+            try:
+                if submodule(self._module, path) is table:
+                    return table
+            except KeyError:
+                pass
+        found = embeddings_of(self._module)
+        paths = (path for path, part in named_parts(self._module) if part is found)
+        path = next(paths, None)
+        self._table_at = None if found is None or path is None else (path, found)
+        return found
 
     def _form(self, accepted: frozenset[str], table: nn.Module | None) -> Form:
         """How this model takes prompts.

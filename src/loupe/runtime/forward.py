@@ -25,7 +25,7 @@ from loupe.runtime.leaves import Leaves, Untracked
 from loupe.runtime.lookup import place_of
 from loupe.runtime.offloaded import parameter_at, send_away
 from loupe.runtime.order import Order
-from loupe.runtime.plain import set_plain
+from loupe.runtime.plain import modules_of, set_plain
 from loupe.runtime.plan import Plan
 from loupe.runtime.rows import RowsFirst
 from loupe.runtime.taps import OpenSite, OpenSkip, Taps, never
@@ -92,7 +92,7 @@ class Pass:
         self._calling_host = False
         self._set_aside: list[tuple[dict[str, Any], str, Any]] = []
         self._weights_asked: frozenset[str] | None = frozenset()
-        self._leaves = Leaves(modules, attached, given, collects=collects)
+        self._leaves = Leaves(modules, attached, given, self._parts, collects=collects)
         self._memory = Weights(modules, attached, self._set_aside)
         passed = never if order is None else self._times_passed
         self._taps = Taps(modules, self._visit, self._refuse_second_run, self._keep_weight, passed)
@@ -244,6 +244,10 @@ class Pass:
         self._take_up(plan)
         self._rest()
         self._call_host()
+
+    def _parts(self) -> Iterable[nn.Module]:
+        """The modules of the whole model, of which the host's may be one."""
+        return modules_of(self._modules("")) if self._host.prefix else self._tree.modules(self._host.module)
 
     def _key_of(self, plan: Plan) -> str:
         """Names what a run of this plan sets on the model."""

@@ -173,7 +173,15 @@ class Interpreter:
             if not unmet[waiter]:
                 heappush(self._ready, waiter)
         if not self.keep_values:
-            self._free(node_id)
+            uses = self._uses
+            for taken in plan.frees[node_id]:
+                uses[taken] -= 1
+                if not uses[taken]:
+                    self.values.pop(taken, None)
+            if not uses[node_id]:
+                self.values.pop(node_id, None)
+            if self._snapshots:
+                self._snapshots.pop(node_id, None)
 
     def _open_gate(self, event: Event) -> None:
         assert self.plan is not None
@@ -184,18 +192,6 @@ class Interpreter:
                 if not self._unmet[node_id]:
                     heappush(self._ready, node_id)
 
-    def _free(self, node_id: int) -> None:
-        assert self.plan is not None
-        uses = self._uses
-        for taken in self.plan.frees[node_id]:
-            uses[taken] -= 1
-            if not uses[taken]:
-                self.values.pop(taken, None)
-        if not uses[node_id]:
-            self.values.pop(node_id, None)
-        if self._snapshots:
-            self._snapshots.pop(node_id, None)
-
     def forget(self) -> None:
         """Let go of all values."""
         for held in (self.values, self.results, self._snapshots, self._taps):
@@ -205,7 +201,9 @@ class Interpreter:
     # -- the kinds of node ---------------------------------------------------------------------------------------------
 
     def _read(self, node: Node) -> Any:
-        return self._tap_of(node).read(node)
+        assert self.plan is not None
+        tap = self._taps[-1]
+        return (tap if tap.event == self.plan.events[node.id] else self._tap_of(node)).read(node)
 
     def _write(self, node: Node) -> Any:
         value = self._resolve(node, node.args[0])
@@ -256,8 +254,7 @@ class Interpreter:
         self.stopped = True
 
     def _save(self, node: Node) -> Any:
-        value = self._resolve(node, node.args[0])
-        self.results[node.target] = value
+        value = self.results[node.target] = self._resolve(node, node.args[0])
         return value
 
     def _backward(self, node: Node) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Generator, Iterator
+from collections.abc import Callable, Collection, Generator, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -13,7 +13,6 @@ from loupe.graph.node import constants_in, is_within
 from loupe.graph.opset import TRACKING
 from loupe.runtime.host import Batch
 from loupe.runtime.lookup import tensor_named
-from loupe.runtime.plain import modules_of
 from loupe.runtime.plan import Plan
 from loupe.runtime.tensors import tensors_in
 
@@ -54,8 +53,8 @@ class Untracked:
 class Leaves:
     """Tells the user's own leaf tensors from the weights of a model, which require a gradient only where one is asked.
 
-    `attached` are the paths of modules of the user's, `given` looks up what comes into the run from outside. With
-    `collects` every weight is asked for.
+    `attached` are the paths of modules of the user's, `given` looks up what comes into the run from outside, `parts`
+    are the modules of the whole model. With `collects` every weight is asked for.
     """
 
     def __init__(
@@ -63,12 +62,14 @@ class Leaves:
         modules: Callable[[str], nn.Module],
         attached: Collection[str],
         given: Callable[[str], Any],
+        parts: Callable[[], Iterable[nn.Module]],
         *,
         collects: bool,
     ) -> None:
         self._modules = modules
         self._attached = attached
         self._given = given
+        self._parts = parts
         self._collects = collects
         self._own: dict[int, nn.Parameter] | None = None
         self._aside: list[nn.Parameter] = []
@@ -76,12 +77,11 @@ class Leaves:
     def weights(self) -> dict[int, nn.Parameter]:
         """The model's own parameters, by their ids, as they are before an edit sets others."""
         if self._own is None:
-            whole = self._modules("")
             if self._attached:
-                named = whole.named_parameters(remove_duplicate=False)
+                named = self._modules("").named_parameters(remove_duplicate=False)
                 self._own = {id(weight): weight for path, weight in named if not is_within(path, self._attached)}
             else:
-                own = [weight for module in modules_of(whole) for weight in module._parameters.values()]
+                own = [weight for module in self._parts() for weight in module._parameters.values()]
                 self._own = {id(weight): weight for weight in own if weight is not None}
         return self._own
 

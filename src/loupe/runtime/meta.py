@@ -188,6 +188,8 @@ class Scanner:
         """
         signature = (_signature((batch.args, batch.kwargs)), key)
         if not self._at_rest or signature not in self._asked:
+            if len(self._asked) > _MOST:
+                self._asked.clear()
             self._asked.add(signature)
             return None
         scan = self.scan(batch, settings, key, ())

@@ -40,10 +40,19 @@ def submodule(root: nn.Module, path: str) -> nn.Module:
 
 
 def named_parts(root: nn.Module) -> Iterator[tuple[str, nn.Module]]:
-    """Every module with its path, without compiled wrappers."""
-    for name, module in root.named_modules():
-        if not _is_wrapper(module):
-            yield ".".join(part for part in name.split(".") if part != _WRAPPED), module
+    """Every module with its path, without compiled wrappers; each once, in the order of `named_modules`."""
+    stack: list[tuple[str, nn.Module | None]] = [("", root)]
+    seen: set[int] = set()
+    while stack:
+        path, module = stack.pop()
+        if module is None or id(module) in seen:
+            continue
+        seen.add(id(module))
+        parts = module._modules
+        if _WRAPPED not in parts:
+            yield path, module
+        prefix = f"{path}." if path else ""
+        stack.extend([(path if name == _WRAPPED else prefix + name, parts[name]) for name in reversed(parts)])
 
 
 @contextmanager

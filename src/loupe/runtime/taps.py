@@ -39,15 +39,14 @@ class OpenSite:
     def read(self, node: Node) -> Any:
         """What passes at the node's port: the output, the first input, or `(args, kwargs)`."""
         value = self.value
-        if not self._rows.covers_all(node.invoke):
-            assert node.invoke is not None
+        if node.invoke is not None and not self._rows.covers_all(node.invoke):
             try:
                 axes = self._axes.of(self.event)
                 value = narrow(value, axes, self._rows, node.invoke, self.event)
                 self._remember_rows(value, axes, node.invoke)
             except RowsError as error:
                 raise RowsError(error.fact, remedy=error.remedy, line=node.line) from None
-        return first_input(value) if node.site.port == "input" else value
+        return first_input(value) if node.target.port == "input" else value
 
     def shares(self, node: Node, storages: set[int]) -> bool:
         """Whether one of these storages is a tensor that all prompts have in common, where the node is about one."""
@@ -382,7 +381,8 @@ class Taps:
                 if not self._is_silent(path):
                     call = ends[path]
                     ends[path] = call + 1
-                    site = self._stop_at(Event(path, "out", call), output)
+                    event = Event(path, "out", call)
+                    site = self._stop_at(event, output) if self._watches else self._visit(event, output)
                     if site is not None and (site.changed or site.replaced):
                         output = site.value
             return output

@@ -26,7 +26,7 @@ from loupe.trace.execution import Execution, Owner
 from loupe.trace.functions import BlockMode
 from loupe.trace.handles import isinstance_proxy, unwrap
 from loupe.trace.parameters import Parameters
-from loupe.trace.proxy import Cell, Proxy, make_proxy, settle
+from loupe.trace.proxy import Cell, Proxy, make_proxy, set_slot, settle
 from loupe.trace.source import user_line
 
 if TYPE_CHECKING:
@@ -307,7 +307,7 @@ class Recorder:
         line = user_line(sys._getframe(3)) if self.open else self.line
         nodes.append(Node(len(nodes), "save", name, (proxy._ref,), {}, node.invoke, line, node.steps))
         self.cells[name] = cell
-        proxy._cell = cell
+        set_slot(proxy, "_cell", cell)
 
     def _append(
         self,
@@ -579,8 +579,8 @@ class Recorder:
         each = {node.target for node in self.graph.nodes if node.steps is not None and node.kind == "save"}
         most = self.execution.steps() if each else 0
         for name, cell in self.cells.items():
-            happened = range(most) if name in each else ()
-            cell.steps = {step: results[key] for step in happened if (key := step_name(name, step)) in results}
+            if name in each:
+                cell.steps = {step: results[key] for step in range(most) if (key := step_name(name, step)) in results}
             if cell.steps:
                 cell.value, cell.filled = cell.steps[max(cell.steps)], True
             elif name in results:

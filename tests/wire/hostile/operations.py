@@ -35,7 +35,7 @@ applied("an operation without a name", "names the unknown operation ''", "", X)
 applied("an operation with a nought byte", "names the unknown operation 'torch.neg\\\\x00'", "torch.neg\0", X)
 applied("an operation in capitals", "names the unknown operation 'torch.NEG'", "torch.NEG", X)
 applied("a function of this process", "f is a Python function, which runs in this process only", "local.f", X)
-applied("a lambda of this process", "<lambda> is a Python function, which runs in this process only", "local.<lambda>", X)
+applied("a lambda of this process", "<lambda> is a Python function, which runs in", "local.<lambda>", X)
 for attribute in (
     "__class__",
     "__dict__",

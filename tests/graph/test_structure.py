@@ -72,3 +72,10 @@ def test_functions_of_the_users_and_of_torch_are_told_apart_by_what_they_may_cha
         each.functions["local.f"] = function
     mine, changing, plain = (structure(each) for each in made)
     assert mine == changing != plain
+
+
+def test_what_demands_a_change_in_its_place_is_part_of_the_structure():
+    on, off = (applied("nn.functional.relu", Ref(0), flag) for flag in (True, False))
+    assert structure(on) != structure(off)
+    limited, free = (applied("nn.functional.embedding", Ref(0), Const(0), None, norm) for norm in (1.0, None))
+    assert structure(limited) != structure(free)

@@ -55,6 +55,7 @@ class Graph:
         self.edited = 0  # nodes at the start that edits of the model have put there
         self.originals: dict[int, Any] = {}  # constants as they were before a run changed them
         self.origin: Origin | None = None
+        self.memory: tuple[list[Node], int, Any] | None = None  # what `memory_of` has found out about these nodes
         self.parts: tuple[int, ...] | None = None  # of a merged graph: the part that each of its invokes belongs to
 
     def __len__(self) -> int:

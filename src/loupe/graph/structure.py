@@ -10,17 +10,22 @@ from loupe.graph.opset import effect_of
 from loupe.graph.passes import Memory, is_opaque, trace_memory
 
 _MOST = 512
+_FLAGS = frozenset((bool, int, float))
 _memories: dict[tuple[Any, ...], Memory] = {}
 
 
 def memory_of(graph: Graph) -> Memory:
     """Who may share memory with whom in a graph that nobody is writing any more; graphs of one structure are alike."""
+    known = graph.memory
+    if known is not None and known[0] is graph.nodes and known[1] == len(graph.nodes):
+        return known[2]
     key = structure(graph)
     found = _memories.get(key)
     if found is None:
         if len(_memories) >= _MOST:
             _memories.clear()
         found = _memories[key] = trace_memory(graph)
+    graph.memory = (graph.nodes, len(graph.nodes), found)
     return found
 
 
@@ -37,7 +42,7 @@ def _of_node(graph: Graph, node: Node) -> tuple[Any, ...]:
     target, kind, args = node.target, node.kind, node.args
     if args:
         args = tuple([arg.node if type(arg) is Ref else _of_argument(arg) for arg in args])
-    kwargs = tuple([(name, _of_option(arg)) for name, arg in node.kwargs.items()]) if node.kwargs else ()
+    kwargs = tuple([(name, _of_argument(arg)) for name, arg in node.kwargs.items()]) if node.kwargs else ()
     if kind == "apply" and target == "operator.getitem":
         target = (target, type(node.args[1]) is int and node.args[1] != 0)  # an attention's later items are patterns
     elif kind == "apply" and effect_of(target) == "unknown":
@@ -48,6 +53,13 @@ def _of_node(graph: Graph, node: Node) -> tuple[Any, ...]:
 
 
 def _of_argument(arg: Any) -> Any:
+    """An argument; of a number or a flag whether it is there, and on: it may decide (`inplace`, `max_norm`)."""
+    if arg is None:
+        return "none"
+    return "off" if type(arg) in _FLAGS and not arg else _of_item(arg)
+
+
+def _of_item(arg: Any) -> Any:
     """A reference as its node, a constant as a negative number, everything else as None."""
     kind = type(arg)
     if kind is Ref:
@@ -55,14 +67,9 @@ def _of_argument(arg: Any) -> Any:
     if kind is Const:
         return -1 - arg.index
     if kind is tuple or kind is list:
-        return tuple([_of_argument(item) for item in arg])
+        return tuple([_of_item(item) for item in arg])
     if kind is dict:
-        return tuple([_of_argument(item) for item in arg.values()])
+        return tuple([_of_item(item) for item in arg.values()])
     if kind is slice:
-        return "slice", _of_argument(arg.start), _of_argument(arg.stop), _of_argument(arg.step)
+        return "slice", _of_item(arg.start), _of_item(arg.stop), _of_item(arg.step)
     return None
-
-
-def _of_option(arg: Any) -> Any:
-    """An argument by name; a flag may decide (`inplace`, `create_graph`)."""
-    return ("on" if arg else "off") if type(arg) in (bool, int) else _of_argument(arg)

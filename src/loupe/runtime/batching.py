@@ -33,6 +33,7 @@ class Along(NamedTuple):
 
 
 NOWHERE = Along((), ())
+Parts = tuple[list[Any], TreeSpec | None]
 
 
 class Axes(Protocol):
@@ -115,22 +116,22 @@ def axes_from_shapes(shapes: Sequence[Sequence[torch.Size | None]], rows: Sequen
 
 def leaf_shapes(value: Any) -> tuple[torch.Size | None, ...]:
     """The shapes of a value's leaves, None for a leaf that is no tensor."""
-    return tuple(leaf.shape if isinstance(leaf, torch.Tensor) else None for leaf in _flatten(value)[0])
+    return tuple(leaf.shape if isinstance(leaf, torch.Tensor) else None for leaf in parts_of(value)[0])
 
 
-def _flatten(value: Any) -> tuple[list[Any], TreeSpec | None]:
+def parts_of(value: Any) -> Parts:
     """The leaves of a value, and its form; a lone tensor, which most values are, has none."""
     return ([value], None) if isinstance(value, torch.Tensor) else tree_flatten(value)
 
 
-def narrow(value: Any, axes: tuple[int, ...], rows: Rows, invoke: int, event: Event) -> Any:
-    """The rows of one invoke, as views; shared tensors as they are.
+def narrow(value: Any, axes: tuple[int, ...], rows: Rows, invoke: int, event: Event, parts: Parts | None = None) -> Any:
+    """The rows of one invoke, as views; shared tensors as they are. `parts` are those of the value, where known.
 
     A number (a loss) may be about all prompts, and an object (a cache) may hold tensors of all: these are Unavailable.
 
     Raises RowsError for a value whose rows cannot be told apart.
     """
-    leaves, spec = _flatten(value)
+    leaves, spec = parts_of(value) if parts is None else parts
     start, size = rows.slices[invoke]
     _check(len(leaves) == len(axes), event)
     narrowed: list[Any] = []
@@ -152,8 +153,8 @@ def widen(whole: Any, part: Any, axes: tuple[int, ...], rows: Rows, invoke: int,
 
     Raises RowsError where a leaf is shared by all rows, or `part` is of another form.
     """
-    leaves, spec = _flatten(whole)
-    parts, part_spec = _flatten(part)
+    leaves, spec = parts_of(whole)
+    parts, part_spec = parts_of(part)
     start, size = rows.slices[invoke]
     _check(len(leaves) == len(axes), event)
     if len(parts) != len(leaves) or (part_spec != spec and len(leaves) != 1):

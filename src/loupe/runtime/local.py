@@ -102,7 +102,7 @@ class LocalRun:
     def add_input(self, args: tuple[Any, ...], kwargs: dict[str, Any], line: Line) -> int:
         """Take one input into the batch; a pass that stands still with fewer is given up."""
         self._inputs.append(Input(args, kwargs, line))
-        alone = self._host.merge(self._inputs[-1:])  # what cannot be used is refused here, on its own line
+        alone = self._alone(self._inputs[-1])  # what cannot be used is refused here, on its own line
         self._batch = alone if len(self._inputs) == 1 else None
         self._end_pass()
         if self._start is not None:
@@ -111,6 +111,19 @@ class LocalRun:
         self._axes = None
         self._describer = None
         return len(self._inputs) - 1
+
+    def _alone(self, given: Input) -> Batch:
+        """The call of one input; token ids that were given last, and are as they were, make the same call again."""
+        ids = given.args[0] if len(given.args) == 1 and not given.kwargs else None
+        if type(ids) is not torch.Tensor or ids.is_floating_point() or ids.is_inference():
+            return self._host.merge([given])
+        module, again = self._host.module, self._scanner.again
+        where = (ids._version, id(module), next((each.device for each in module.parameters()), None))
+        if again is not None and again[0] is ids and again[1] == where:
+            return again[2]
+        batch = self._host.merge([given])
+        self._scanner.again = (ids, where, batch)
+        return batch
 
     def collect_weights(self) -> None:
         """Let the model's own weights collect gradients, in backward passes after the block too."""
@@ -323,6 +336,8 @@ class LocalRun:
             count = neighbours(left, most)
             try:
                 outcomes += map(Outcome, joint.run(left[:count]))
+            except (NameError, AttributeError):
+                raise  # a mistake in a program, and none that would go away block by block
             except Exception as error:  # each alone says what is wrong with it, on its own line
                 if is_out_of_memory(error) and count > 1:
                     most = joint.fewer(left[:count])

@@ -16,7 +16,7 @@ from loupe.errors import RowsError, WriteError
 from loupe.graph.node import RESULT, Event, Node, Phase
 from loupe.ops.gradients import Slice, remember_whole
 from loupe.ops.views import first_input
-from loupe.runtime.batching import SHARED, Axes, Rows, join_rows, narrow, widen
+from loupe.runtime.batching import SHARED, Axes, Parts, Rows, join_rows, narrow, parts_of, widen
 from loupe.runtime.devices import beside
 from loupe.runtime.ops_tap import OnOperation, OperationWatch, Show, run_shown, watching, wrap_forward
 from loupe.runtime.plain import named_parts
@@ -26,7 +26,7 @@ from loupe.runtime.tensors import share_memory
 class OpenSite:
     """A site while the model stands there: reads are narrowed to an invoke's rows, writes are put among the others'."""
 
-    __slots__ = ("_axes", "_rows", "changed", "event", "replaced", "value")
+    __slots__ = ("_axes", "_parts", "_rows", "changed", "event", "replaced", "value")
 
     def __init__(self, event: Event, value: Any, rows: Rows, axes: Axes, *, replaced: bool = False) -> None:
         self.event = event
@@ -35,6 +35,7 @@ class OpenSite:
         self.changed: list[tuple[Node, Any, Any]] = []
         self._rows = rows
         self._axes = axes
+        self._parts: tuple[Any, Parts] | None = None
 
     def read(self, node: Node) -> Any:
         """What passes at the node's port: the output, the first input, or `(args, kwargs)`."""
@@ -42,7 +43,9 @@ class OpenSite:
         if node.invoke is not None and not self._rows.covers_all(node.invoke):
             try:
                 axes = self._axes.of(self.event)
-                value = narrow(value, axes, self._rows, node.invoke, self.event)
+                if self._parts is None or self._parts[0] is not value:  # many prompts read one value
+                    self._parts = (value, parts_of(value))
+                value = narrow(value, axes, self._rows, node.invoke, self.event, self._parts[1])
                 self._remember_rows(value, axes, node.invoke)
             except RowsError as error:
                 raise RowsError(error.fact, remedy=error.remedy, line=node.line) from None

@@ -422,3 +422,17 @@ def test_results_are_the_same_whether_gradients_are_tracked_around_the_run(store
     with torch.no_grad():
         inside = model.run(graph, X)["out"]
     torch.testing.assert_close(model.run(graph, X)["out"].detach(), inside)
+
+
+def test_a_block_on_one_module_runs_that_module_alone_from_a_file_too(tmp_path):
+    module = tiny.hf_model("gpt2")
+    model = LanguageModel(module)
+    hidden = torch.randn(2, 3, 32, generator=torch.Generator().manual_seed(0))
+    with model.transformer.h[1].trace(hidden) as tracer:
+        model.transformer.h[1].mlp.output.save("mlp")
+    tracer.graph.save(tmp_path / "block.loupe")
+    graph = loupe.load(tmp_path / "block.loupe")
+    other = torch.randn(1, 4, 32, generator=torch.Generator().manual_seed(1))
+    seen, _ = tiny.outputs_of(module.transformer.h[1], ["mlp"], other)
+    torch.testing.assert_close(model.run(graph, other)["mlp"], seen["mlp"])
+    assert graph.validate(model, other)

@@ -6,6 +6,7 @@ import torch
 import loupe
 from loupe import LanguageModel, Model
 from loupe.errors import GraphError, LoupeError
+from loupe.graph.node import Node, Ref
 from tests import tiny
 
 X = torch.linspace(-1, 1, 16).reshape(2, 8)
@@ -232,3 +233,18 @@ def test_a_wrong_number_of_inputs_is_an_error_of_the_report():
                 model.output.save(name)
     report = tracer.graph.validate(model, X)
     assert [error.fact for error in report.errors] == ["the graph has 2 prompts, and is given 1"]
+
+
+def test_blocks_of_a_session_are_looked_at_in_order_and_findings_name_their_block():
+    model = LanguageModel(tiny.hf_model("gpt2"))
+    ids = torch.tensor([[1, 2, 3]])
+    with model.session() as session:
+        with model.trace(ids):
+            hidden = model.transformer.h[0].output[0]
+        with model.trace(ids):
+            (hidden * 2).save("twice")
+    graphs = session.graphs
+    assert graphs.validate(model, ids, ids)
+    graphs[1].nodes.append(Node(len(graphs[1]), "apply", "operator.matmul", (Ref(0), Ref(0))))
+    report = graphs.validate(model, ids, ids)
+    assert [each.fact[:8] for each in report.errors] == ["block 1:"]

@@ -20,19 +20,15 @@ def validate(file: File, model: ModelId, prompt: Prompts, settings: Settings) ->
 
     - `loupe validate steer.loupe -m gpt2 -p "Big Ben is in" --set strength=2.0`
     """
-    from loupe.errors import InputError
     from loupe.files.intervention import InterventionSession
     from loupe.files.loading import load
     from loupe.models.language import LanguageModel
 
     graph = load(file)
-    if isinstance(graph, InterventionSession):
-        raise InputError(
-            f"{file.name} holds a session, and one graph is validated at a time",
-            remedy="validate the blocks that stand alone: loupe.load(path)[0].validate(model)",
-        )
-    named = read_settings(settings, settable([graph], ()))
-    report = graph.validate(LanguageModel(model), *as_inputs(prompt, graph.invokes), **named)
+    session = isinstance(graph, InterventionSession)
+    named = read_settings(settings, settable(graph if session else [graph], ()))
+    inputs = list(prompt) if session else as_inputs(prompt, graph.invokes)
+    report = graph.validate(LanguageModel(model), *inputs, **named)
     print_text(str(report), "" if report else "red")
     if not report:
         raise typer.Exit(1)

@@ -100,6 +100,8 @@ def _difference(written: Origin, now: Origin) -> str | None:
 def _places(graph: Graph) -> Iterator[tuple[str, str, Line | None]]:
     """The modules that a graph names, the parameters of them, and where."""
     sites = set(graph.sites)
+    if graph.root:
+        yield graph.root, "", None
     for node in graph:
         if node.kind in ("read", "write"):
             if node.site in sites:

@@ -203,6 +203,7 @@ class Root(Envoy):
     ) -> Tracer:
         """A block on the whole model, or on one of its modules alone."""
         graph = InterventionGraph()
+        graph.root = path
         if self._edits:
             put_edits(graph, self._edits, path, self._attached)
             graph.edited = len(graph)
@@ -227,6 +228,7 @@ class Root(Envoy):
     def open_scan(self, path: str, args: tuple[Any, ...], kwargs: dict[str, Any], line: Line) -> Tracer:
         """A block without data, on the whole model or on one of its modules alone."""
         graph = InterventionGraph()
+        graph.root = path
         put_edits(graph, self.edits, path, self._attached)
         graph.edited = len(graph)
         return Tracer(Recorder(self, self.meta_run(graph, path), graph, line), args, kwargs)
@@ -330,7 +332,7 @@ class Root(Envoy):
             return run_session(self, graph, inputs, named, line)
         return run_graph(self, graph, inputs, named, line)
 
-    def validate(self, graph: Graph, *inputs: Any, **named: Any) -> Report:
+    def validate(self, graph: Graph | InterventionSession, *inputs: Any, **named: Any) -> Report:
         """Say, without a run, what keeps a graph from running on this model; see `InterventionGraph.validate`."""
         return validate(self, graph, inputs, named, user_line(sys._getframe(1)))
 

@@ -51,7 +51,7 @@ def run_session(
             f"the session leaves no {unknown[0]!r} open", remedy="name parameters that it leaves open", line=line
         )
     if len(inputs) != session.inputs:
-        raise _number_of_inputs("session", session.inputs, len(inputs), line)
+        raise number_of_inputs("session", session.inputs, len(inputs), line)
     earlier = Earlier()
     taken = {node.target for graph in session for node in graph if node.kind == "given"}
     found: list[Results] = []
@@ -99,7 +99,7 @@ def _run(
     earlier: Earlier | None,
 ) -> Results:
     whole = prepared(model, graph, values)
-    run = model.local_run(whole, "", Opened(whole, values, earlier))
+    run = model.local_run(whole, whole.root, Opened(whole, values, earlier))
     prompt, options = model.divide(named, generates=graph.generation is not None)
     if graph.generation is not None:
         run.generate({**_resolved(graph), **options})
@@ -129,9 +129,9 @@ def prepared(model: Root, graph: Graph, values: Mapping[str, Any]) -> Graph:
     """
     whole = Graph()
     if not graph.edited:
-        put_edits(whole, model.edits, "", model.attached)
+        put_edits(whole, model.edits, graph.root, model.attached)
     append(whole, with_own_constants(bind(graph, values)))
-    whole.parameters, whole.invokes = graph.parameters, graph.invokes
+    whole.take_terms(graph)
     return whole
 
 
@@ -155,7 +155,7 @@ def give_inputs(run: LocalRun, graph: Graph, inputs: Sequence[Any], named: Mappi
             run.add_input(unwrap(tuple(inputs)), unwrap(dict(named)), line)
         return
     if len(inputs) != graph.invokes:
-        raise _number_of_inputs("graph", graph.invokes, len(inputs), line)
+        raise number_of_inputs("graph", graph.invokes, len(inputs), line)
     if named:
         raise InputError(
             f"{next(iter(named))!r} is given beside the prompts of {graph.invokes} invokes",
@@ -167,7 +167,8 @@ def give_inputs(run: LocalRun, graph: Graph, inputs: Sequence[Any], named: Mappi
         run.add_input(unwrap(args), {}, line)
 
 
-def _number_of_inputs(what: str, wanted: int, given: int, line: Line) -> InputError:
+def number_of_inputs(what: str, wanted: int, given: int, line: Line) -> InputError:
+    """The error of a run that is given another number of prompts than it has."""
     return InputError(
         f"the {what} has {wanted} prompts, and is given {given}",
         remedy="give one input for each, in order; a tuple is one input of several arguments",

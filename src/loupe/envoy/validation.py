@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 from loupe.envoy.fitting import unfit
-from loupe.envoy.running import check_parameters, give_inputs, prepared
+from loupe.envoy.running import Earlier, check_parameters, give_inputs, number_of_inputs, prepared
 from loupe.errors import GraphError, Line, LoupeError, OperationError
+from loupe.files.intervention import InterventionSession
 from loupe.graph.compose import select
 from loupe.graph.graph import Graph
 from loupe.graph.portable import why_not_portable
@@ -72,7 +73,7 @@ class Report:
 
     def __str__(self) -> str:
         rows = [str(found) for found in self.findings]
-        rows.insert(0, "the graph can run" if self else f"the graph cannot run: {len(self.errors)} errors")
+        rows.insert(0, "the graph can run" if self else f"the graph cannot run: {_count(len(self.errors), 'error')}")
         if self.estimate is not None:
             rows.append(f"memory: {self.estimate}")
         if self.devices:
@@ -80,15 +81,57 @@ class Report:
         return "\n".join(rows)
 
 
-def validate(model: Root, graph: Graph, inputs: Sequence[Any], named: Mapping[str, Any], line: Line) -> Report:
+def validate(model: Root, graph: Any, inputs: Sequence[Any], named: Mapping[str, Any], line: Line) -> Report:
     """Look at a graph and a model without a run; see `InterventionGraph.validate`."""
-    findings = [*_missing(model, graph), *_operations(graph), *_baked_in(graph)]
-    estimate: Estimate | None = None
-    if not any(found.weight == "error" for found in findings):
-        tried, estimate = _tried(model, graph, inputs, named, line)
-        findings += tried
+    if isinstance(graph, InterventionSession):
+        return _of_session(model, graph, inputs, named, line)
+    findings, estimate, _ = _found(model, graph, inputs, named, line, None)
+    return _report(model, findings, estimate)
+
+
+def _report(model: Root, findings: Sequence[Finding], estimate: Estimate | None) -> Report:
     devices = dict.fromkeys(str(parameter.device) for parameter in model._model.parameters())
     return Report(tuple(findings), estimate, tuple(name for name in devices if name != "meta"))
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number} {what}" if number == 1 else f"{number} {what}s"
+
+
+def _of_session(
+    model: Root, session: InterventionSession, inputs: Sequence[Any], named: Mapping[str, Any], line: Line
+) -> Report:
+    """Look at the blocks of a session one after the other; each takes its inputs, and values of those before it."""
+    if inputs and len(inputs) != session.inputs:
+        raise number_of_inputs("session", session.inputs, len(inputs), line)
+    earlier, start = Earlier(), 0
+    findings: list[Finding] = []
+    estimates: list[Estimate | None] = []
+    for place, graph in enumerate(session):
+        own = {name: value for name, value in named.items() if name in graph.parameters}
+        found, estimate, results = _found(model, graph, inputs[start : start + graph.inputs], own, line, earlier)
+        findings += [replace(each, fact=f"block {place}: {each.fact}") for each in found]
+        estimates.append(estimate)
+        start += graph.inputs
+        earlier.values.update({f"block{place}.{name}": value for name, value in results.items()})
+    known = [each for each in estimates if each is not None]
+    return _report(model, findings, max(known, key=lambda each: each.total) if len(known) == len(session) else None)
+
+
+def _found(
+    model: Root,
+    graph: Graph,
+    inputs: Sequence[Any],
+    named: Mapping[str, Any],
+    line: Line,
+    earlier: Earlier | None,
+) -> tuple[list[Finding], Estimate | None, dict[str, Any]]:
+    """What is found about one graph, the memory of its run, and what it would save, without data."""
+    findings = [*_missing(model, graph), *_operations(graph), *_baked_in(graph)]
+    if any(found.weight == "error" for found in findings):
+        return findings, None, {}
+    tried, estimate, results = _tried(model, graph, inputs, named, line, earlier)
+    return [*findings, *tried], estimate, results
 
 
 def _missing(model: Root, graph: Graph) -> Iterator[Finding]:
@@ -123,36 +166,41 @@ def _baked_in(graph: Graph) -> Iterator[Finding]:
 
 
 def _tried(
-    model: Root, graph: Graph, inputs: Sequence[Any], named: Mapping[str, Any], line: Line
-) -> tuple[list[Finding], Estimate | None]:
+    model: Root,
+    graph: Graph,
+    inputs: Sequence[Any],
+    named: Mapping[str, Any],
+    line: Line,
+    earlier: Earlier | None,
+) -> tuple[list[Finding], Estimate | None, dict[str, Any]]:
     """Run the graph without data, and again without what has failed, until nothing fails any more."""
     try:
         values = check_parameters([graph], named)
     except LoupeError as error:
-        return [Finding("error", error.fact, error.remedy, error.line)], None
+        return [Finding("error", error.fact, error.remedy, error.line)], None, {}
     rest = {name: value for name, value in named.items() if name not in values}
     whole = prepared(model, graph, values)
     found: list[Finding] = []
     if graph.generation is not None:
         found.append(Finding("note", "of the generation, its first step was tried", "run it to see the others"))
     if not inputs:
-        example = model.example
+        example = None if graph.root else model.example  # a module of a model takes what only the user knows
         if example is None:
             found.append(Finding("note", "no input was given, so shapes were not tried", "give an input to validate"))
-            return found, None
+            return found, None, {}
         inputs = [example.args[0]] * graph.inputs
     for _ in range(_TRIES):
         try:
-            estimate = _run_without_data(model, whole, values, inputs, rest, line)
+            estimate, results = _run_without_data(model, whole, values, inputs, rest, line, earlier)
         except LoupeError as error:
             found.append(Finding("error", error.fact, error.remedy, error.line))
             failed = _failed(whole, error)
             if failed is None:
-                return found, None
+                return found, None, {}
             whole = _without(whole, failed)
         else:
-            return found, None if any(each.weight == "error" for each in found) else estimate
-    return found, None
+            return found, None if any(each.weight == "error" for each in found) else estimate, results
+    return found, None, {}
 
 
 def _run_without_data(
@@ -162,20 +210,22 @@ def _run_without_data(
     inputs: Sequence[Any],
     named: Mapping[str, Any],
     line: Line,
-) -> Estimate:
-    run = model.meta_run(graph, "", Opened(graph, values))
+    earlier: Earlier | None,
+) -> tuple[Estimate, dict[str, Any]]:
+    run = model.meta_run(graph, graph.root, Opened(graph, values, earlier))
     give_inputs(run, graph, inputs, named, line)
     with SameDtypes(), measured() as memory:
         outcome = run.finish()
     if outcome.error is not None:
         raise outcome.error
     whole = model._model
-    return Estimate(
+    estimate = Estimate(
         weights=sum(size_of(tensor) for tensor in (*whole.parameters(), *whole.buffers())),
         constants=sum(size_of(tensor) for tensor in tensors_in(graph.constants)),
         saved=sum(size_of(tensor) for value in outcome.results.values() for tensor in tensors_in(value)),
         passing=memory.peak,
     )
+    return estimate, outcome.results
 
 
 def _failed(graph: Graph, error: LoupeError) -> int | None:
@@ -191,5 +241,5 @@ def _without(graph: Graph, failed: int) -> Graph:
     """A graph without a node and those that take its value."""
     lost = graph.users_of([failed])
     rest = select(graph, [node.id for node in graph if node.id not in lost])
-    rest.parameters, rest.invokes = graph.parameters, graph.invokes
+    rest.take_terms(graph)
     return rest

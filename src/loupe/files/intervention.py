@@ -76,7 +76,7 @@ class InterventionGraph(Graph):
         nodes = [renaming.node(node) for node in self]
         renaming.check(self)
         renamed = _copied(self)
-        renamed.nodes, renamed.origin = nodes, None
+        renamed.nodes, renamed.origin, renamed.root = nodes, None, renaming.path(self.root)
         return renamed
 
     def __eq__(self, other: object) -> bool:
@@ -109,6 +109,10 @@ class InterventionSession(Sequence[InterventionGraph]):
     def save(self, path: str | os.PathLike[str], *, lines: bool = True) -> None:
         """Write all graphs to one file; see `InterventionGraph.save`."""
         write_to(path, Document(tuple(_written(graph, lines=lines) for graph in self._graphs), session=True))
+
+    def validate(self, model: Validating[R], *inputs: Any, **given: Any) -> R:
+        """Say, without a run, what keeps the graphs from running on a model; see `InterventionGraph.validate`."""
+        return model.validate(self, *inputs, **given)
 
     @property
     def inputs(self) -> int:
@@ -177,7 +181,15 @@ def _likeness(graph: Graph) -> list[Any]:
         value if value is None or type(value) in (bool, int, float, str) else id(value) for value in graph.constants
     ]
     functions = {name: id(function) for name, function in graph.functions.items()}
-    return [list(map(plain, graph)), constants, functions, graph.invokes, graph.parameters, graph.generation]
+    return [
+        list(map(plain, graph)),
+        constants,
+        functions,
+        graph.root,
+        graph.invokes,
+        graph.parameters,
+        graph.generation,
+    ]
 
 
 def _names(graph: Graph, key: str) -> bool:

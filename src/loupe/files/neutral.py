@@ -48,7 +48,8 @@ class _Leaving:
         }
         if graph.generation is not None:
             copy.generation = {name: self._option(name, value) for name, value in graph.generation.items()}
-        copy.invokes, copy.edited, copy.origin, copy.looks = graph.invokes, graph.edited, graph.origin, graph.looks
+        copy.root, copy.invokes, copy.edited = graph.root, graph.invokes, graph.edited
+        copy.origin, copy.looks = graph.origin, graph.looks
         return copy
 
     def _node(self, node: Node) -> Node:
@@ -155,5 +156,6 @@ def with_torch(graph: Graph, into: Callable[[], Graph] = Graph) -> Graph:
     }
     if graph.generation is not None:
         copy.generation = {name: map_argument(value, leaf) for name, value in graph.generation.items()}
-    copy.invokes, copy.edited, copy.origin, copy.looks = graph.invokes, graph.edited, graph.origin, list(graph.looks)
+    copy.root, copy.invokes, copy.edited = graph.root, graph.invokes, graph.edited
+    copy.origin, copy.looks = graph.origin, list(graph.looks)
     return copy

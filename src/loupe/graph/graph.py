@@ -49,6 +49,7 @@ class Graph:
         self.functions: dict[str, Callable[..., Any]] = {}
         self.events: list[Event] = []  # of one pass of the model, in order, where a scan has told; for pictures
         self.parameters: dict[str, Open] = {}
+        self.root = ""  # the path of the module that a run calls; '' for the whole model
         self.invokes = 0  # prompts that came with an invoke of their own; with none, the block has one input
         self.generation: dict[str, Any] | None = None  # the options, where the run is a generation
         self.looks: list[tuple[int, Line]] = []  # the nodes that the block looked at, and where
@@ -76,6 +77,10 @@ class Graph:
         """Names the rows that an invoke is about: what is in place in others is no business of it; None for all."""
         return invoke if invoke is None or self.parts is None else self.parts[invoke]
 
+    def take_terms(self, other: Graph) -> None:
+        """Be run as another graph is: on the same module, with as many prompts, with its open parameters."""
+        self.root, self.invokes, self.parameters = other.root, other.invokes, other.parameters
+
     @property
     def inputs(self) -> int:
         """How many prompts a run of the graph takes."""
@@ -84,7 +89,7 @@ class Graph:
     @property
     def modules(self) -> list[str]:
         """The paths of the modules that the graph names, each once, in the order of the block."""
-        found: dict[str, None] = dict.fromkeys(site.path for site in self.sites)
+        found: dict[str, None] = dict.fromkeys(([self.root] if self.root else []) + [site.path for site in self.sites])
         for node in self.nodes:
             if node.kind == "call":
                 found[node.target] = None

@@ -72,7 +72,8 @@ def read_container(data: memoryview, limits: Limits, *, check_data: bool = True)
     (length,) = struct.unpack("<Q", data[:8])
     if length > limits.header:
         raise WireError(
-            f"the header says that it has {length} bytes, and {limits.header} are the most", remedy="split the graph"
+            f"the header says that it has {length} bytes, and {limits.header} are the most",
+            remedy="split the graph into several; a file that graph.save has not written is none",
         )
     if length > len(data) - 8:
         raise _broken(f"the header says that it has {length} bytes, and the file has {len(data) - 8} after its length")

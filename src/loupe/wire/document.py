@@ -22,7 +22,7 @@ from loupe.wire.constants import Constant, read_constant, write_constant
 from loupe.wire.container import RawTensor
 from loupe.wire.fields import Fields, number
 from loupe.wire.limits import Limits
-from loupe.wire.nodes import NodeReader, write_node
+from loupe.wire.nodes import NodeReader, check_path, write_node
 from loupe.wire.notes import read_notes, write_notes
 
 FORMAT = "loupe.graph"
@@ -73,6 +73,8 @@ def _write_content(graph: Graph, tensors: dict[str, RawTensor]) -> dict[str, Any
         tensors.setdefault(name, constant.tensor)
         constants.append(write_constant(constant, name))
     found: dict[str, Any] = {"constants": constants, "nodes": [_write_node(node) for node in graph]}
+    if graph.root:
+        found["root"] = graph.root
     if graph.invokes:
         found["invokes"] = graph.invokes
     if graph.parameters:
@@ -154,6 +156,8 @@ def _read_content(
     nodes = fields.take("nodes", list)
     if len(nodes) > budget:
         raise WireError(f"{where} has {len(nodes)} nodes, and {budget} are the most", remedy="split the graph")
+    graph.root = fields.get("root", str, "")
+    check_path(graph.root, where)
     graph.invokes = number(fields.get("invokes", int, 0), f"the number of invokes of {where}", 0, limits.blocks)
     reader = NodeReader(limits, len(graph.constants), graph.invokes)
     graph.nodes = [reader.read(each, place) for place, each in enumerate(nodes)]

@@ -32,7 +32,7 @@ class Plan:
 
     `needs[n]` must be done before node n; `gates` says which reads and writes wait for which moment of the pass;
     `wanted` are the nodes whose results leave the run. When these are done the pass stops; where nothing is wanted it
-    runs to its end, like a plain call. `caches` collect all through the pass. `readers[r, None]` take a value that may
+    runs to its end, like a plain call. `caches` collect at each call of their modules. `readers[r, None]` take a value that may
     share memory with the root r, in order; those under (None, p) take one that was read at a site in part p of the
     graph. `saves` are the nodes that save, by name.
 

@@ -443,7 +443,11 @@ class LocalRun:
         with self._host.lock:
             self._refresh()
             key = self._host.settings_key(self._graph)
-            return order(self._merged(), lambda module: self._host.settings(self._graph, module), key)
+
+            def settings(module: nn.Module) -> AbstractContextManager[None]:
+                return self._host.settings(self._graph, module)
+
+            return order(self._merged(), settings, key)
 
     def _collector(self, plan: Plan, *, pausable: bool) -> Collector:
         """What collects the caches of a plan; it copies where the model, or the block, may change a tensor later."""

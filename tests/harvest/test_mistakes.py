@@ -57,7 +57,7 @@ def test_a_model_without_tokens_is_refused(tmp_path):
 
 def test_a_folder_that_cannot_be_made_is_said(tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(LoadError, match="cannot be written to .*Not a directory") as caught:
+    with pytest.raises(LoadError, match=r"cannot be written to .*Not a directory") as caught:
         loupe.harvest(wrapped(), PROMPTS, layers="transformer.h.0", out=tmp_path / "file" / "out")
     assert "make room" in caught.value.remedy
 
@@ -67,7 +67,7 @@ def test_a_disk_that_is_full_ends_the_harvest_and_the_next_call_goes_on(tmp_path
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (3000, before[1]))  # a file cannot grow beyond: like a disk that is full
     try:
-        with pytest.raises(LoadError, match="cannot be written to .*File too large"):
+        with pytest.raises(LoadError, match=r"cannot be written to .*File too large"):
             loupe.harvest(wrapped(), PROMPTS, layers="transformer.h.*", out=tmp_path / "out", shard_size=6000)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)

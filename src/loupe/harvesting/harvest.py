@@ -13,8 +13,8 @@ import torch
 from loupe.errors import InputError, Line
 from loupe.harvesting.asked import Request, request_of
 from loupe.harvesting.folder import Folder, ShardEntry, open_folder
-from loupe.harvesting.layout import OF_TOKENS, FileLayout, ShardPlan, Stored, cut, file_layout
-from loupe.harvesting.passes import batch_of, check_prompts, run_batch, stored_of
+from loupe.harvesting.layout import OF_TOKENS, FileLayout, ShardPlan, cut, file_layout
+from loupe.harvesting.passes import Kept, batch_of, check_prompts, look_at, run_batch
 from loupe.harvesting.progress import Progress, shown
 from loupe.harvesting.prompts import digest_of, token_ids_of
 from loupe.harvesting.reading import Harvested, harvested
@@ -66,13 +66,14 @@ def harvest(
     paths = model.paths_of(layers)
     ids = token_ids_of(prompts, model.tokenizer, max_tokens, line)
     check_prompts(model, ids, batch_size, line)
-    modules = stored_of(model, _of_tokens(paths, line), dtype, line)
     model.dispatch()
+    modules = look_at(model, _of_tokens(paths, line), dtype, line)
+    stored = {path: kept.stored for path, kept in modules.items()}
     last = tokens == "last"
-    request = request_of(model, modules, tokens=tokens, prompts=len(ids), data=digest_of(ids), shard_size=shard_size)
-    bytes_of_token = sum(each.size for each in modules.values()) + 4 * len(OF_TOKENS)
+    request = request_of(model, stored, tokens=tokens, prompts=len(ids), data=digest_of(ids), shard_size=shard_size)
+    bytes_of_token = sum(each.size for each in stored.values()) + 4 * len(OF_TOKENS)
     plans = cut(list(map(len, ids)), bytes_of_token, shard_size, last=last)
-    layouts = [file_layout(modules, plan.tokens, _note(request)) for plan in plans]
+    layouts = [file_layout(stored, plan.tokens, _note(request)) for plan in plans]
     entries = [
         ShardEntry(f"shard-{place:05d}.safetensors", plan.tokens, layout.size)
         for place, (plan, layout) in enumerate(zip(plans, layouts, strict=True))
@@ -86,7 +87,7 @@ def harvest(
 def _run(
     model: LanguageModel,
     ids: Sequence[Sequence[int]],
-    modules: dict[str, Stored],
+    modules: dict[str, Kept],
     plans: Sequence[ShardPlan],
     layouts: Sequence[FileLayout],
     folder: Folder,

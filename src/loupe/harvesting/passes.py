@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 
-from loupe.errors import BlockError, InputError, Line
+from loupe.errors import InputError, Line
 from loupe.harvesting.layout import IDS, POSITIONS, PROMPTS, Stored
 from loupe.models.language import LanguageModel
 from loupe.runtime.host import Input
@@ -55,65 +55,61 @@ def batch_of(prompts: Sequence[Sequence[int]], numbers: Sequence[int], *, last: 
     return Batch(ids, mask.long(), rows, of_tokens)
 
 
-def run_batch(model: LanguageModel, batch: Batch, modules: Mapping[str, Stored]) -> dict[str, torch.Tensor]:
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """What is kept of a module: its output, or the first of several things that it returns, in a form to be stored."""
+
+    stored: Stored
+    first: bool
+
+
+def run_batch(model: LanguageModel, batch: Batch, modules: Mapping[str, Kept]) -> dict[str, torch.Tensor]:
     """What passes at modules, `[kept tokens, …]` each, in one pass that ends with the last of them."""
     saved: dict[str, Any] = {}
     with model.trace(batch.ids, attention_mask=batch.mask):
-        for path, stored in modules.items():
-            value = _first_tensor(model.envoy_at(path).output)
+        for path, kept in modules.items():
+            output = model.envoy_at(path).output
+            value = output[0] if kept.first else output
+            dtype = getattr(torch, kept.stored.dtype)
             if batch.rows is None:
-                value = value.to(getattr(torch, stored.dtype), copy=True)  # the model may overwrite its own
+                value = value.to(dtype, copy=True)  # the model may overwrite its own
             else:
-                value = value.flatten(0, 1).index_select(0, batch.rows).to(getattr(torch, stored.dtype))
+                value = value.flatten(0, 1).index_select(0, batch.rows).to(dtype)
             saved[path] = value.save()
     return {path: value.value for path, value in saved.items()}
 
 
-def _first_tensor(output: Any) -> Any:
-    """What a module returns, or the first entry of it: attention returns its patterns beside what it computes."""
-    return output if isinstance(output, torch.Tensor) else output[0]
-
-
-def stored_of(model: LanguageModel, paths: Sequence[str], dtype: torch.dtype | None, line: Line) -> dict[str, Stored]:
-    """What each module has for a token; raises InputError for one whose values are not of tokens."""
-    first, second = (_shapes(model, paths, rows, tokens) for rows, tokens in _TRIED)
-    found: dict[str, Stored] = {}
+def look_at(model: LanguageModel, paths: Sequence[str], dtype: torch.dtype | None, line: Line) -> dict[str, Kept]:
+    """What each module has for a token, by two small passes; raises InputError where its values are not of tokens."""
+    first, second = (_outputs(model, paths, rows, tokens) for rows, tokens in _TRIED)
+    found: dict[str, Kept] = {}
     for path in paths:
-        (shape, own), (other, _) = first[path], second[path]
-        if (shape[:2], other[:2]) != _TRIED or shape[2:] != other[2:]:
+        several = isinstance(first[path], (tuple, list))
+        value, other = (each[path][0] if several else each[path] for each in (first, second))
+        if not isinstance(value, torch.Tensor) or not _is_of_tokens(value, other):
+            what = list(value.shape) if isinstance(value, torch.Tensor) else f"of type {type(value).__name__}"
             raise InputError(
-                f"{path}.output has no axes [prompts, tokens]: it is {list(shape)} for {_TRIED[0][0]} prompts of "
+                f"{path}.output has no axes [prompts, tokens]: it is {what} for {_TRIED[0][0]} prompts of "
                 f"{_TRIED[0][1]} tokens",
                 remedy="name modules whose output has an entry for each token, like decoder blocks or their parts",
                 line=line,
             )
-        kept = str(own if dtype is None or not own.is_floating_point else dtype).removeprefix("torch.")
-        if kept not in STORED:
-            raise InputError(f"{kept} cannot be stored", remedy="give dtype=torch.float16 or another", line=line)
-        found[path] = Stored(shape[2:], kept)
+        name = str(dtype if dtype is not None and value.is_floating_point() else value.dtype).removeprefix("torch.")
+        if name not in STORED:
+            raise InputError(f"{name} cannot be stored", remedy="give dtype=torch.float16 or another", line=line)
+        found[path] = Kept(Stored(tuple(value.shape[2:]), name), several)
     return found
 
 
-def _shapes(
-    model: LanguageModel, paths: Sequence[str], rows: int, tokens: int
-) -> dict[str, tuple[tuple[int, ...], torch.dtype]]:
-    """The shapes and dtypes of what modules return for an input of this size, without data where that can be."""
-    try:
-        return _looked_at(model.scan, model, paths, [[0] * tokens] * rows)
-    except BlockError:  # data decides how the model goes on
-        return _looked_at(model.trace, model, paths, [[0] * tokens] * rows)
+def _is_of_tokens(value: torch.Tensor, other: torch.Tensor) -> bool:
+    return (tuple(value.shape[:2]), tuple(other.shape[:2])) == _TRIED and value.shape[2:] == other.shape[2:]
 
 
-def _looked_at(
-    block: Callable[..., Any], model: LanguageModel, paths: Sequence[str], ids: list[list[int]]
-) -> dict[str, tuple[tuple[int, ...], torch.dtype]]:
-    found = {}
-    with block(ids):
-        for path in paths:
-            value = _first_tensor(model.envoy_at(path).output)
-            value.save()
-            found[path] = (tuple(value.shape), value.dtype)
-    return found
+def _outputs(model: LanguageModel, paths: Sequence[str], rows: int, tokens: int) -> dict[str, Any]:
+    """What modules return for an input of this size."""
+    with model.trace([[0] * tokens] * rows):
+        saved = {path: model.envoy_at(path).output.save() for path in paths}
+    return {path: value.value for path, value in saved.items()}
 
 
 def check_prompts(model: LanguageModel, prompts: Sequence[Sequence[int]], batch_size: int, line: Line) -> None:

@@ -22,6 +22,7 @@ def command(*rest):
 @pytest.fixture
 def data(tmp_path):
     """The same two prompts as a text file, as JSON lines with texts and with ids, and as tensors."""
+    landmarks().dispatch()
     ids = [landmarks().tokenizer(text)["input_ids"] for text in (PROMPT, OTHER)]
     longest = max(map(len, ids))
     (tmp_path / "texts.txt").write_text(f"{PROMPT}\n{OTHER}\n")

@@ -20,6 +20,8 @@ from loupe.errors import LoupeError, LoupeWarning
 if TYPE_CHECKING:
     from loupe.files.loading import load
     from loupe.graph.graph import Graph
+    from loupe.harvesting.harvest import harvest
+    from loupe.harvesting.reading import harvested
     from loupe.models.language import LanguageModel
     from loupe.models.model import Model, NNsight
     from loupe.trace.opened import param
@@ -33,6 +35,8 @@ _LAZY = {
     "Model": "loupe.models.model",
     "NNsight": "loupe.models.model",
     "fn": "loupe.trace.saving",
+    "harvest": "loupe.harvesting.harvest",
+    "harvested": "loupe.harvesting.reading",
     "load": "loupe.files.loading",
     "param": "loupe.trace.opened",
     "save": "loupe.trace.saving",
@@ -48,6 +52,8 @@ __all__ = [
     "NNsight",
     "errors",
     "fn",
+    "harvest",
+    "harvested",
     "load",
     "param",
     "save",

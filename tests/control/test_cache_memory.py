@@ -198,3 +198,96 @@ def test_a_line_that_changes_the_next_modules_input_in_place_leaves_the_output_b
     hf = tiny.hf_model("gpt2")
     assert same(cache["transformer.h.0"].output, all_outputs(hf, lambda: hf(IDS))["transformer.h.0"])
     assert not found.any()
+
+
+def blocks_that_ran(run):
+    """The blocks of a GPT-2 that a plain hook sees while something runs on it."""
+    model, ran = gpt2(), []
+    blocks = model._model.transformer.h
+    hooks = [
+        block.register_forward_hook(lambda *_, place=place: ran.append(place)) for place, block in enumerate(blocks)
+    ]
+    try:
+        run(model)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return ran
+
+
+@pytest.mark.parametrize("invokes", [False, True])
+def test_a_pass_ends_with_the_last_module_that_is_collected_from_the_first_run_on(invokes):
+    hf, found = tiny.hf_model("gpt2"), []
+
+    def run(model):
+        for _ in range(3):
+            with model.trace(*([] if invokes else [IDS])) as tracer:
+                if invokes:
+                    with tracer.invoke(IDS):
+                        found.append(tracer.cache(["transformer.h.0.mlp", "transformer.wte"], include_inputs=True))
+                    with tracer.invoke([[5, 6, 7, 8]]):
+                        pass
+                else:
+                    found.append(tracer.cache(["transformer.h.0.mlp", "transformer.wte"], include_inputs=True))
+
+    assert blocks_that_ran(run) == []  # the first block's end is behind its part
+    want = all_outputs(hf, lambda: hf(IDS))
+    for cache in found:
+        for path in ("transformer.h.0.mlp", "transformer.wte"):
+            torch.testing.assert_close(cache[path].output, want[path][0])
+
+
+def test_a_pass_goes_on_where_something_else_is_wanted_or_the_model_itself_is_collected():
+    def saves(model):
+        with model.trace(IDS) as tracer:
+            tracer.cache("transformer.h.0.mlp")
+            model.output.save()
+
+    def everything(model):
+        with model.trace(IDS) as tracer:
+            tracer.cache()
+
+    blocks = list(range(len(tiny.hf_model("gpt2").transformer.h)))
+    assert blocks_that_ran(saves) == blocks_that_ran(everything) == blocks
+
+
+def test_a_pass_ends_behind_the_last_call_of_a_module_that_is_called_several_times():
+    class Recurrent(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.cell, self.head, self.heads = nn.Linear(4, 4), nn.Linear(4, 4), 0
+
+        def forward(self, x):
+            for _ in range(3):
+                x = self.cell(x)
+            return self.head(x)
+
+    net, x, heads = Recurrent(), torch.randn(2, 4), []
+    net.head.register_forward_hook(lambda *_: heads.append(1))
+    with Model(net).trace(x) as tracer:
+        cache = tracer.cache("cell")
+    assert len(cache["cell"]) == 3
+    with torch.no_grad():
+        assert torch.equal(cache["cell"][2].output, net.cell(net.cell(net.cell(x))))
+    assert not heads
+
+
+def test_a_model_that_keeps_count_is_collected_to_its_last_call():
+    class Counting(nn.Module):
+        """Calls its part once more at each pass."""
+
+        def __init__(self):
+            super().__init__()
+            self.part, self.head, self.passes = nn.Linear(4, 4), nn.Linear(4, 4), 0
+
+        def forward(self, x):
+            self.passes += 1
+            for _ in range(self.passes):
+                x = self.part(x)
+            return self.head(x)
+
+    model = Model(Counting())
+    for passes in (1, 2, 3):
+        with model.trace(torch.randn(2, 4)) as tracer:
+            cache = tracer.cache("part")
+        assert len(cache["part"]) == passes

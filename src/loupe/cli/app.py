@@ -7,6 +7,7 @@ from typing import Any
 import typer
 from typer.core import TyperGroup
 
+from loupe.cli.harvest import harvest
 from loupe.cli.output import print_error, warnings_told
 from loupe.cli.run import run
 from loupe.cli.show import show
@@ -29,12 +30,12 @@ class Commands(TyperGroup):
 
 app = typer.Typer(
     cls=Commands,
-    help="Show, run and validate intervention graphs that were saved to files.",
+    help="Show, run and validate intervention graphs that were saved to files, and write activations to files.",
     no_args_is_help=True,
     add_completion=False,
     rich_markup_mode="markdown",
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for command in (show, run, validate):
+for command in (show, run, validate, harvest):
     app.command()(command)

@@ -103,7 +103,9 @@ class Root(Envoy):
 
     def paths_of(self, modules: Any) -> tuple[str, ...]:
         """The paths of modules: all for None; a path, a pattern (`h.*.mlp`), an envoy, a module, a class, several."""
-        known = self._known_modules()
+        return self._paths_among(modules, self._known_modules())
+
+    def _paths_among(self, modules: Any, known: dict[str, nn.Module]) -> tuple[str, ...]:
         if modules is None:
             return tuple(known)
         if isinstance(modules, Envoy):
@@ -117,7 +119,7 @@ class Root(Envoy):
             real = self.real_path(modules)
             found = _callable_parts(real, known) if self._has(real) else tuple(self.aliases.find(modules, known))
         else:
-            return tuple(dict.fromkeys(path for each in modules for path in self.paths_of(each)))
+            return tuple(dict.fromkeys(path for each in modules for path in self._paths_among(each, known)))
         if not found:
             named = modules if isinstance(modules, str) else type(modules).__name__
             raise UnknownModuleError(

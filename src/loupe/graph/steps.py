@@ -134,7 +134,7 @@ class _Unrolling:
 
 def _seen_from(step: int, copies: Collection[int]) -> int:
     """The step of a value that is meant at a step: its own, or else the last before, or else the first."""
-    return max((each for each in copies if each <= step), default=min(copies))
+    return step if step in copies else max((each for each in copies if each <= step), default=min(copies))
 
 
 def step_name(name: str, step: int) -> str:

@@ -46,6 +46,7 @@ class Collector:
     `results[name][path][call]` is a dict with "output", "input" and "inputs" where wanted; a RowsError stands for what
     cannot be given to one prompt of several. `overwritten` are the moments whose tensors the model itself changes
     later: these are copied, all of them where it is None. Each call of the module at the path `root` begins a step.
+    `expected` are the moments at which a scan says that something is collected, where it can tell.
     """
 
     def __init__(
@@ -54,7 +55,9 @@ class Collector:
         axes: Axes,
         overwritten: Collection[tuple[str, Phase]] | None,
         root: str,
+        expected: Collection[Event] | None = None,
     ) -> None:
+        self._left = None if expected is None else set(expected)
         self.results: dict[str, dict[str, dict[int, dict[str, Any]]]] = {}
         self._at: dict[tuple[str, Phase], list[Node]] = {}
         self._axes = axes
@@ -68,8 +71,18 @@ class Collector:
                 for phase in phases_of(cache):
                     self._at.setdefault((path, phase), []).append(cache)
 
+    @property
+    def complete(self) -> bool:
+        """Whether all that is expected is there. A pass that went otherwise than a scan said never is."""
+        return self._left is not None and not self._left
+
     def take(self, event: Event, value: Any, rows: Rows) -> None:
         """Keep what passes at a moment: an output, or `(args, kwargs)`."""
+        if self._left is not None and (event.path, event.phase) in self._at:
+            if event in self._left:
+                self._left.remove(event)
+            else:
+                self._left = None
         if event.path == self._root and event.phase == "in":
             self._step = event.call
         for cache in self._at.get((event.path, event.phase), ()):

@@ -325,6 +325,9 @@ class Pass:
             value = site.value
         if self._collector is not None and event.op is None:
             self._collector.take(event, value, self._rows)
+            if self._collector.complete and self._last:
+                self.interpreter.wanted.difference_update(plan.caches)
+                self._rest()
         if self._pausable:
             self._reached[(event.path, event.phase) if event.op is None else (str(event), event.phase)] = event.call
         return site

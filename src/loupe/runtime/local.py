@@ -457,19 +457,37 @@ class LocalRun:
 
     def _order(self, plan: Plan) -> Order | None:
         """The order of the pass that is about to begin, where a scan can tell."""
-        if self._generation is not None or self._scans or self._attached or plan.caches:
+        if plan.caches:
+            return None
+        return self._told_by_scan(self._scanner.order)
+
+    def _told_by_scan(self, order: Callable[..., Order | None]) -> Order | None:
+        if self._generation is not None or self._scans or self._attached:
             return None
         with self._host.lock:
             self._refresh()
             key = self._host.settings_key(self._graph)
-            return self._scanner.order(self._merged(), lambda module: self._host.settings(self._graph, module), key)
+
+            def settings(module: nn.Module) -> AbstractContextManager[None]:
+                return self._host.settings(self._graph, module)
+
+            return order(self._merged(), settings, key)
 
     def _collector(self, plan: Plan, *, pausable: bool) -> Collector:
         """What collects the caches of a plan; it copies where the model, or the block, may change a tensor later."""
         if self._scanner.overwritten is None:
             self._scan(self._merged(), ())
         changes = pausable or any(plan.changed_sites(node) for node in plan.memory.mutates if node in plan.live)
-        return Collector(plan, self._site_axes(), None if changes else self._scanner.overwritten, self._host.prefix)
+        overwritten = None if changes else self._scanner.overwritten
+        return Collector(plan, self._site_axes(), overwritten, self._host.prefix, self._expected(plan))
+
+    def _expected(self, plan: Plan) -> list[Event] | None:
+        """What the caches of a plan collect, where a scan can tell and the pass need not go to its end for it."""
+        places = {(event.path, event.phase) for event in cached_events(plan)}
+        if (self._host.prefix, "out") in places:
+            return None
+        order = self._told_by_scan(self._scanner.course)
+        return None if order is None else [event for event in order.places if (event.path, event.phase) in places]
 
     def _know_rows(self, plan: Plan) -> None:
         """Find the rows of every site that one prompt of several is about, before a pass needs them."""

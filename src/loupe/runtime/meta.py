@@ -140,6 +140,7 @@ class Scanner:
         self._asked: set[Any] = set()  # what an order was asked for once
         self._axes: dict[Any, dict[Event, Along]] = {}
         self._at_rest = False
+        self._fresh = False
         self._moved = False
         self.kinds: dict[tuple[str, str, str | None], bool] = {}
         self.overwritten: set[tuple[str, Phase]] | None = None  # where tensors pass that the model changes later
@@ -156,6 +157,7 @@ class Scanner:
         """Forget what was learned of a module whose tree or flags are others by now: adapters, training."""
         module = self._module()
         self._at_rest = self.tree.is_at_rest(module)
+        self._fresh = False
         if self._at_rest:
             if self._moved:  # something else than a flag, and no more: what a copy does may differ
                 self._forget()
@@ -165,6 +167,7 @@ class Scanner:
         if not self._moved:
             self._state = state
             self._forget()
+            self._fresh = True
             self.kinds.clear()
 
     def _forget(self) -> None:
@@ -195,6 +198,16 @@ class Scanner:
             return None
         scan = self.scan(batch, settings, key, ())
         return scan.order() if scan.error is None else None
+
+    def course(
+        self, batch: Batch, settings: Callable[[nn.Module], AbstractContextManager[None]], key: str
+    ) -> Order | None:
+        """Like `order`; what a scan has told already of the model as it is now is worth nothing less."""
+        certain = self._fresh or self._at_rest
+        known = self._cache.get((_signature((batch.args, batch.kwargs)), key, ())) if certain else None
+        if known is not None:
+            return known.order() if known.error is None else None
+        return self.order(batch, settings, key)
 
     def distrust(self) -> None:
         """A pass did not go as a scan said."""

@@ -32,9 +32,9 @@ class Plan:
 
     `needs[n]` must be done before node n; `gates` says which reads and writes wait for which moment of the pass;
     `wanted` are the nodes whose results leave the run. When these are done the pass stops; where nothing is wanted it
-    runs to its end, like a plain call. `caches` collect all through the pass. `readers[r, None]` take a value that may
-    share memory with the root r, in order; those under (None, p) take one that was read at a site in part p of the
-    graph. `saves` are the nodes that save, by name.
+    runs to its end, like a plain call. `caches` collect at each call of their modules. `readers[r, None]` take a value
+    that may share memory with the root r, in order; those under (None, p) take one that was read at a site in part p of
+    the graph. `saves` are the nodes that save, by name.
 
     What a run looks up: `events[n]` is the moment of a read or write, `unmet[n]` how much node n waits for before
     anything has happened, `waiters[n]` wait for it, `ready` wait for nothing; `uses[n]` is how often a value is taken,

@@ -112,8 +112,8 @@ class Tracer:
         Values are as the model goes on with them, after the block's own writes; in an invoke those of its rows; in a
         generation those of each step, `cache[path][step]`. They are moved to `device` (each at once) and, where they
         are floating-point numbers, to `dtype`; `detach=False` keeps them in the autograd graph. Inside
-        `with tracer.iter[2:5]:` only these steps are collected. `name` is its key in a graph's results. Raises
-        UnknownModuleError for a name that no module has.
+        `with tracer.iter[2:5]:` only these steps are collected. Where nothing else is wanted the pass stops with the
+        last of them. `name` is its key in a graph's results. Raises UnknownModuleError for a name that no module has.
         """
         options = {
             "device": None if device is None else str(device),

@@ -1,0 +1,1 @@
+"""Stream the activations of many prompts to disk: shards of tensors, resumable, and their reader."""

@@ -9,7 +9,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constr
 DEV := $(VENV)/.loupe-dev
 DOCS := $(VENV)/.loupe-docs
 
-.PHONY: demo test check bench docs venv
+.PHONY: demo test check bench bench-gpu docs venv
 
 demo: $(DEV)
 	$(BIN)/python examples/activation_patching.py
@@ -24,8 +24,11 @@ check: $(DEV)
 	$(BIN)/lint-imports
 
 bench: $(DEV)
-	$(BIN)/python benchmarks/run.py
+	$(BIN)/python benchmarks/run.py --markdown docs/benchmarks.md
 	$(BIN)/python benchmarks/savings.py
+
+bench-gpu: $(DEV)
+	$(BIN)/python benchmarks/run.py --device cuda
 
 docs: $(DOCS)
 	$(BIN)/python -m sphinx -W --keep-going -b html docs docs/_build/html

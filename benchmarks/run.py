@@ -19,7 +19,7 @@ from benchmarks.small_gpt2 import SmallGPT2, SmallGPT2Long
 from benchmarks.storing import StorageCosts, measure_storage
 from benchmarks.suite import Suite, check
 from benchmarks.sweeps import SweepSmallGPT2, SweepTinyGPT2, SweepTinyLlama
-from benchmarks.timing import Comparison, compare
+from benchmarks.timing import Comparison, compare, nothing_to_wait_for
 from benchmarks.tiny_gpt2 import TinyGPT2
 
 SUITES: tuple[type[Suite], ...] = (
@@ -33,6 +33,12 @@ SUITES: tuple[type[Suite], ...] = (
 )
 HEADER = ("scenario", "hooks us", "loupe us", "added us", "CPU ratio (quartiles)", "wall ratio (quartiles)")
 QUICK_ROUNDS = 5
+PAGE_HEAD = """# Benchmarks
+
+What loupe costs beside hooks that are written by hand for the same work, as `make bench` measured it last: each scenario
+first gave the same results both ways, then both were timed in turn, in one process. A ratio of 1 is no cost; below 1,
+loupe is the faster one.
+"""
 
 
 def machine() -> list[str]:
@@ -53,8 +59,11 @@ def processor() -> str:
     return names[0] if names else platform.processor() or "unknown processor"
 
 
-def checked(suite: Suite) -> Suite:
-    """The suite, once each of its scenarios gave the same results both ways."""
+def checked(suite: Suite, device: str) -> Suite:
+    """The suite on a device, once each of its scenarios gave the same results both ways."""
+    if device != "cpu":
+        suite.move(device)
+        suite.tolerance = max(suite.tolerance, 1e-3)
     for scenario in suite.scenarios():
         check(suite, scenario)
     return suite
@@ -116,16 +125,20 @@ def main(arguments: list[str] | None = None) -> None:
         "--quick", action="store_true", help="a few rounds only: shows that everything runs, not how fast"
     )
     parser.add_argument("--only", metavar="TEXT", default="", help="the models in whose names this text stands")
+    parser.add_argument("--device", default="cpu", help="where the models are: cpu, or cuda where there is one")
     parser.add_argument("--markdown", metavar="FILE", help="write the tables to this file too")
     options = parser.parse_args(arguments)
+    if options.device.startswith("cuda") and not torch.cuda.is_available():
+        raise SystemExit("there is no CUDA device here: nothing was measured")
+    wait = torch.cuda.synchronize if options.device.startswith("cuda") else nothing_to_wait_for
     torch.set_num_threads(1)
-    page = [f"- {line}" for line in machine()]
+    page = [PAGE_HEAD, *(f"- {line}" for line in machine())]
     print(*machine(), sep="\n")
-    for suite in (checked(kind()) for kind in SUITES if options.only in kind.name):
+    for suite in (checked(kind(), options.device) for kind in SUITES if options.only in kind.name):
         rows = [HEADER]
         for scenario in suite.scenarios():
             rounds = QUICK_ROUNDS if options.quick else suite.rounds
-            found = compare(scenario.hooks, scenario.loupe, rounds=rounds, calls=suite.calls)
+            found = compare(scenario.hooks, scenario.loupe, rounds=rounds, calls=suite.calls, wait=wait)
             rows.append(row(scenario.name, found))
         print(f"\n{suite.name}\n{plain_table(rows)}", flush=True)
         page.append(f"\n## {suite.name}\n\n{markdown_table(rows)}")

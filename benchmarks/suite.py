@@ -39,6 +39,13 @@ class Suite:
     module: nn.Module
     tolerance = 0.0  # by which results may differ; equal bit by bit where it is 0
 
+    def move(self, device: str) -> None:
+        """Bring the model and what it is given to a device."""
+        self.module.to(device)
+        for name, value in vars(self).items():
+            if isinstance(value, torch.Tensor):
+                setattr(self, name, value.to(device))
+
     def scenarios(self) -> list[Scenario]:
         """The scenarios in the order in which they are printed; those that the model has no use for are left out."""
         return [

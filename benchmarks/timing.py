@@ -54,23 +54,31 @@ def no_garbage_collection() -> Iterator[None]:
         gc.unfreeze()
 
 
-def sample(call: Call, calls: int) -> tuple[float, float]:
-    """Microseconds of CPU time and of wall time for one call, as the mean of a few in a row."""
+def nothing_to_wait_for() -> None:
+    """What the CPU has been told to do is done."""
+
+
+def sample(call: Call, calls: int, wait: Callable[[], None]) -> tuple[float, float]:
+    """Microseconds of CPU time and of wall time for one call, as the mean of a few in a row; `wait` for the device."""
+    wait()
     wall, cpu = time.perf_counter(), time.process_time()
     for _ in range(calls):
         call()
+    wait()
     cpu, wall = time.process_time() - cpu, time.perf_counter() - wall
     return cpu * 1e6 / calls, wall * 1e6 / calls
 
 
-def compare(hooks: Call, loupe: Call, *, rounds: int, calls: int) -> Comparison:
+def compare(
+    hooks: Call, loupe: Call, *, rounds: int, calls: int, wait: Callable[[], None] = nothing_to_wait_for
+) -> Comparison:
     """Time both in turn: a ratio is that of two neighbouring samples, so that a machine which slows down slows both."""
     for each in (hooks, loupe):
-        sample(each, 3 * calls)
+        sample(each, 3 * calls, wait)
     pairs = []
     with no_garbage_collection():
         for _ in range(rounds):
-            pairs.append((sample(hooks, calls), sample(loupe, calls)))
+            pairs.append((sample(hooks, calls, wait), sample(loupe, calls, wait)))
     return Comparison(
         hooks=Spread.of([one[0] for one, _ in pairs]),
         loupe=Spread.of([other[0] for _, other in pairs]),

@@ -35,7 +35,7 @@ HEADER = ("scenario", "hooks us", "loupe us", "added us", "CPU ratio (quartiles)
 QUICK_ROUNDS = 5
 PAGE_HEAD = """# Benchmarks
 
-What loupe costs beside hooks that are written by hand for the same work, as `make bench` measured it last: each scenario
+What loupe costs beside hooks written by hand for the same work, as `make bench` measured it last: each scenario
 first gave the same results both ways, then both were timed in turn, in one process. A ratio of 1 is no cost; below 1,
 loupe is the faster one.
 """

@@ -65,7 +65,8 @@ class Aliasing:
         changed = [self.values.get(ref) for ref in changed_refs(node)]
         storages = storages_of(changed)
         if storages:
-            self._check_sites(plan, node, storages, storages_of([v for v in changed if isinstance(v, torch.Tensor)]))
+            tensors = [value for value in changed if isinstance(value, torch.Tensor)]
+            self._check_sites(plan, node, storages, storages if len(tensors) == len(changed) else storages_of(tensors))
             self._snapshot_earlier_readers(plan, node, storages)
         before = self._saved_before(plan, node, storages)
         known = node.target not in plan.graph.functions
@@ -105,24 +106,21 @@ class Aliasing:
         if kwargs.get("out") is not None:
             changed = list(tensors_in(changed))
         self.weights.refuse(node, changed)
-        storages = storages_of(changed)
         for root in (plan.graph[index] for kind, index in plan.memory.mutates[node.id] if kind == "node"):
             own = root.kind == "parameter" and self.weights.is_own_path(root.target)
-            if own and share_memory(self.parameter(root.target), storages):
+            if own and share_memory(self.parameter(root.target), storages_of(changed)):
                 raise is_changed(root.target, node)
 
     def _check_sites(self, plan: Plan, node: Node, storages: set[int], tensors: set[int]) -> None:
         """A tensor of the model may be changed only while the model has not gone on with it, and in one's own rows."""
         taps = {tap.event: tap for tap in self.taps}
         held = [read for read in plan.changed_sites(node.id) if share_memory(self.values.get(read), storages)]
-        passing = {
-            found for read in held if plan.graph[read].site.event in taps for found in storages_of(self.values[read])
-        }
         for read in held:
             origin = plan.graph[read]
             tap = taps.get(origin.site.event)
             if tap is None:
-                if storages_of(self.values[read]) <= passing:
+                at_taps = [self.values[each] for each in held if plan.graph[each].site.event in taps]
+                if storages_of(self.values[read]) <= storages_of(at_taps):
                     continue  # a line above let the model go on with it at the site that is open
                 raise OrderError(
                     f"{origin.site} is changed in place with a value that the model computes only after it",
@@ -143,6 +141,8 @@ class Aliasing:
         copies: dict[int, Any] = {}
         while self._pending in self.done or (self._pending < node.id and self._pending not in plan.live):
             self._pending += 1
+        if self._pending == node.id:
+            return
         for reader in plan.earlier_readers(node.id, self._pending) if storages else ():
             if reader in self.done or reader == node.id:
                 continue
@@ -159,6 +159,8 @@ class Aliasing:
             for storage in storages_of(self.results[name]):
                 self._saved.setdefault(storage, []).append(name)
         self._looked_through = len(self.results)
+        if not self._saved:
+            return []
         names = dict.fromkeys(name for storage in storages for name in self._saved.get(storage, ()))
         saves = [plan.graph[plan.saves[name]] for name in names if plan.saves.get(name, node.id) < node.id]
         values = [self.results[saved.target] for saved in saves]

@@ -58,8 +58,13 @@ class Devices:
 
 def device_of(values: Iterable[Any]) -> torch.device | None:
     """Where the first tensor in these values is; lone numbers count where there is nothing else."""
-    tensors = [tensor for value in values for tensor in tensors_in(value)]
-    return next((tensor.device for tensor in sorted(tensors, key=lambda tensor: not tensor.dim())), None)
+    number: torch.Tensor | None = None
+    for value in values:
+        for tensor in tensors_in(value):
+            if tensor.dim():
+                return tensor.device
+            number = tensor if number is None else number
+    return None if number is None else number.device
 
 
 def device_of_module(module: nn.Module) -> torch.device | None:

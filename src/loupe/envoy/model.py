@@ -28,10 +28,10 @@ from loupe.runtime.local import LocalRun
 from loupe.runtime.meta import Scanner
 from loupe.runtime.plain import named_parts, submodule
 from loupe.runtime.scanning import MetaHost
-from loupe.trace.recorder import Recorder, open_recorders
+from loupe.trace.recorder import Recorder
 from loupe.trace.session import Session
 from loupe.trace.source import user_line
-from loupe.trace.stacks import open_sessions
+from loupe.trace.stacks import open_recorders, open_sessions
 from loupe.trace.tracer import Tracer
 
 

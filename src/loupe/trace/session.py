@@ -21,8 +21,8 @@ from loupe.trace.containers import find_proxies, replace_proxies
 from loupe.trace.execution import Outcome
 from loupe.trace.mount import mount, unmount
 from loupe.trace.proxy import Cell, Proxy, settle
-from loupe.trace.recorder import Recorder, open_recorders
-from loupe.trace.stacks import open_sessions
+from loupe.trace.recorder import Recorder
+from loupe.trace.stacks import open_recorders, open_sessions
 
 
 @dataclass(slots=True)
@@ -134,7 +134,7 @@ class Session:
         return (([waiting[place] for place in each.members], each.reason) for each in found)
 
     def _candidate(self, recorder: Recorder, places: Mapping[int, int]) -> Candidate:
-        makers = (self._passed[name].recorder for name in recorder.given if name in self._passed)
+        makers = (self._passed[name].recorder for name in recorder.arguments.given if name in self._passed)
         takes = [places[id(maker)] for maker in makers if id(maker) in places]
         alone = why_alone(recorder.graph, memory_of(recorder.graph))
         kind = None if alone is not None else recorder.kind()
@@ -149,7 +149,7 @@ class Session:
         outcomes: Sequence[Outcome | None] = [None] * len(members)
         if len(members) > 1:
             first = members[0].recorder
-            with first.as_opened():
+            with first.modes.as_opened():
                 runs = [each.recorder.execution for each in members]
                 outcomes, reason = first.execution.together(runs, self._most)
         for each, outcome in zip(members, outcomes, strict=True):
@@ -166,7 +166,7 @@ class Session:
         """Give a block what its run has given; run it now where it has not."""
         try:
             if outcome is None:
-                with recorder.as_opened():
+                with recorder.modes.as_opened():
                     outcome = recorder.execution.finish()
         except BaseException:
             recorder.failed = True
@@ -174,8 +174,8 @@ class Session:
             raise
         finally:
             self._let_go(recorder)
-        recorder.fill(outcome.results)
-        recorder.drop_kept()
+        recorder.kept.fill(outcome.results)
+        recorder.kept.let_go()
         if outcome.error is not None:
             raise outcome.error
 
@@ -216,7 +216,7 @@ class Session:
             graphs.append(graph)
         taken = {node.target for graph in graphs for node in graph if node.kind == "given"}
         for place, (graph, recorder) in enumerate(zip(graphs, self._blocks, strict=True)):
-            dropped = {name for name in recorder.kept if f"block{place}.{name}" not in taken}
+            dropped = {name for name in recorder.kept.for_session if f"block{place}.{name}" not in taken}
             if dropped:
                 kept = [node.id for node in graph if node.kind != "save" or node.target not in dropped]
                 graph.nodes = select(graph, kept).nodes
@@ -237,11 +237,11 @@ class Session:
         """Keep a value of a block that has ended past the session; returns whether it is there or comes."""
         recorder, cell = proxy._recorder, proxy._cell
         if self.waits_for(recorder):
-            recorder.kept.discard(recorder.keep(proxy).name)
+            recorder.kept.for_session.discard(recorder.keep(proxy).name)
         elif cell is None or not cell.filled:
             return False
-        elif cell.name in recorder.kept:
-            recorder.kept.discard(cell.name)
+        elif cell.name in recorder.kept.for_session:
+            recorder.kept.for_session.discard(cell.name)
             settle(proxy)
         return True
 
@@ -250,7 +250,7 @@ class Session:
         recorder, cell = proxy._recorder, proxy._cell
         if self.waits_for(recorder):
             cell = recorder.keep(proxy)
-        elif cell is None or not cell.filled or cell.name not in recorder.kept:
+        elif cell is None or not cell.filled or cell.name not in recorder.kept.for_session:
             return None
         name = f"block{self._places[id(recorder)]}.{cell.name}"
         passed = self._passed.setdefault(name, Passed(cell, recorder, proxy._ref.node))
@@ -291,7 +291,7 @@ class Session:
 
     def _let_go(self, recorder: Recorder) -> None:
         """A block has run: what nobody else takes is not kept for it any more."""
-        for name in recorder.given:
+        for name in recorder.arguments.given:
             passed = self._passed.get(name)
             if passed is not None:
                 passed.takers.discard(id(recorder))
@@ -343,7 +343,7 @@ class Session:
                 each.recorder.failed = True
                 each.recorder.execution.abandon()
             for recorder in self._blocks:
-                recorder.forget_kept()
+                recorder.kept.forget()
                 recorder.session = None
             self._waiting.clear()
             self._passed.clear()
@@ -360,7 +360,7 @@ class Session:
 
 def _changes_given(recorder: Recorder) -> bool:
     graph = recorder.graph
-    if not recorder.given:
+    if not recorder.arguments.given:
         return False
     changed = (root for roots in memory_of(graph).mutates.values() for root in roots)
     return any(kind == "node" and graph[index].kind == "given" for kind, index in changed)

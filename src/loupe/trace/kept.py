@@ -36,7 +36,7 @@ class Kept:
     def free_name(self, stem: str) -> str:
         """A name for what the user has given none, which is not the user's name for something else."""
         number = len(self._graph.nodes)
-        while self.has(name := f"{stem}{number}"):
+        while (name := f"{stem}{number}") in self._cells or name in self.caches:
             number += 1
         return name
 

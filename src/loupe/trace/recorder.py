@@ -31,9 +31,11 @@ if TYPE_CHECKING:
 
 
 class Recorder:
-    """Appends nodes to a graph as the body of a block runs, and knows which prompt's rows the block is about.
+    """Appends nodes to a graph as the body of a block runs.
 
-    `owner` is the model that the block is open on. `open` turns false when the block ends.
+    `owner` is the model that the block is open on. `open` turns false when the block ends. `scope` says where in the
+    block the user stands, `modes` in which torch modes it was opened; `arguments` are what nodes take beside the values
+    of the block, and `kept` is what outlasts it.
     """
 
     def __init__(

@@ -6,7 +6,7 @@ import torch
 import loupe
 from loupe import LanguageModel, Model
 from loupe.errors import BlockError, OrderError
-from loupe.trace.recorder import open_recorders
+from loupe.trace.stacks import open_recorders
 from tests import tiny
 
 IDS = torch.tensor([[5, 9, 2, 7]])

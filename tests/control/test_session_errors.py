@@ -5,8 +5,7 @@ import torch
 
 from loupe import LanguageModel, Model
 from loupe.errors import BlockError, NotReachedError, OperationError, UnsavedError, WriteError
-from loupe.trace.recorder import open_recorders
-from loupe.trace.stacks import open_sessions
+from loupe.trace.stacks import open_recorders, open_sessions
 from tests import tiny
 from tests.tiny import hooked, outputs_of
 

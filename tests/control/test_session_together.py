@@ -107,6 +107,18 @@ def test_different_prompts_run_as_one_batch():
         torch.testing.assert_close(logits.value.as_subclass(torch.Tensor), want, atol=1e-5, rtol=1e-4)
 
 
+def test_a_pair_of_blocks_is_told_in_the_singular():
+    model = LanguageModel(tiny.hf_model("gpt2"))
+    with model.session() as session:
+        for ids in (IDS, OTHER):
+            with model.trace(ids):
+                model.output.save()
+    assert [row.split(": ")[0] for row in str(session).splitlines()] == [
+        "block 0, has run, with 1 other",
+        "block 1, has run, with 1 other",
+    ]
+
+
 def test_a_batch_has_no_more_rows_than_it_may():
     model = LanguageModel(tiny.hf_model("gpt2"))
     sweep(model, list(model.transformer.h), batch_size=4)

@@ -69,7 +69,7 @@ class EditBlock:
             if what is not None:
                 fact, remedy = _REFUSED[what]
                 raise BlockError(fact, remedy=remedy, line=node.line)
-        if recorder.shifts:
+        if recorder.scope.shifts:
             raise BlockError(
                 "an edit moves on to the next step of a generation",
                 remedy="write what the model does at every step; name steps in a generation of the edited model",

@@ -222,7 +222,7 @@ class Envoy(Ports):
 
     def next(self) -> Envoy:
         """Go on to the module's next call: `module.next().output` is what it returns at the following step."""
-        shifts = self._home.recorder(f"{self._path or 'model'}.next()").shifts
+        shifts = self._home.recorder(f"{self._path or 'model'}.next()").scope.shifts
         shifts[self._path] = shifts.get(self._path, 0) + 1
         return self
 

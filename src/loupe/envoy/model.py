@@ -15,9 +15,11 @@ from loupe.envoy.edits import EditBlock, edit_with, put_edits
 from loupe.envoy.envoy import Envoy
 from loupe.envoy.fitting import origin_of
 from loupe.envoy.names import Aliases, Rename
+from loupe.envoy.parts import Parts
+from loupe.envoy.report import Report
 from loupe.envoy.running import run_graph, run_session
-from loupe.envoy.validation import Report, validate
-from loupe.errors import BlockError, InputError, Line, UnknownModuleError, nearest
+from loupe.envoy.validation import validate
+from loupe.errors import BlockError, InputError, Line
 from loupe.files.intervention import InterventionGraph, InterventionSession
 from loupe.graph.graph import Graph, Origin
 from loupe.graph.node import Site
@@ -26,12 +28,12 @@ from loupe.runtime.given import Given, Opened
 from loupe.runtime.host import Host, Input
 from loupe.runtime.local import LocalRun
 from loupe.runtime.meta import Scanner
-from loupe.runtime.plain import named_parts, submodule
+from loupe.runtime.plain import submodule
 from loupe.runtime.scanning import MetaHost
-from loupe.trace.recorder import Recorder, open_recorders
+from loupe.trace.recorder import Recorder
 from loupe.trace.session import Session
 from loupe.trace.source import user_line
-from loupe.trace.stacks import open_sessions
+from loupe.trace.stacks import open_recorders, open_sessions
 from loupe.trace.tracer import Tracer
 
 
@@ -53,8 +55,7 @@ class Root(Envoy):
         self._envoys: dict[str, Envoy] = {"": self}
         self._views: dict[tuple[str, str], str | None] = {}
         self._scanners: dict[str, Scanner] = {}
-        self._attached: set[str] = set()
-        self._aliases = Aliases(rename or {}, self._known_modules(), lambda path: dir(Envoy if path else type(self)))
+        self._parts = Parts(host, rename or {}, lambda path: dir(Envoy if path else type(self)))
 
     @property
     def edits(self) -> list[Graph]:
@@ -64,12 +65,12 @@ class Root(Envoy):
     @property
     def attached(self) -> Collection[str]:
         """The paths of modules that the user has attached."""
-        return self._attached
+        return self._parts.attached
 
     @property
     def aliases(self) -> Aliases:
         """The further names of modules."""
-        return self._aliases
+        return self._parts.aliases
 
     @property
     def example(self) -> Input | None:
@@ -85,56 +86,17 @@ class Root(Envoy):
         """The module at a path, in the model as it is now (weights may have been loaded, adapters put in)."""
         return submodule(self._host.module, path)
 
-    def _known_modules(self) -> dict[str, nn.Module]:
-        return dict(named_parts(self._host.module))
-
     def real_path(self, path: str) -> str:
         """A path with the model's own names in place of aliases; a `model.` in front that is no module is left out."""
-        real = self.aliases.real(path)
-        shorter = self.aliases.real(path.removeprefix("model").lstrip("."))
-        return shorter if path.split(".")[0] == "model" and not self._has(real) and self._has(shorter) else real
-
-    def _has(self, path: str) -> bool:
-        try:
-            self.module_at(path)
-        except KeyError:
-            return False
-        return True
+        return self._parts.real_path(path)
 
     def paths_of(self, modules: Any) -> tuple[str, ...]:
         """The paths of modules: all for None; a path, a pattern (`h.*.mlp`), an envoy, a module, a class, several."""
-        return self._paths_among(modules, self._known_modules())
-
-    def _paths_among(self, modules: Any, known: dict[str, nn.Module]) -> tuple[str, ...]:
-        if modules is None:
-            return tuple(known)
-        if isinstance(modules, Envoy):
-            return _callable_parts(modules.path, known)
-        if isinstance(modules, type):
-            return tuple(path for path, module in known.items() if isinstance(module, modules))
-        if isinstance(modules, nn.Module):
-            found = tuple(path for path, module in known.items() if module is modules)
-            found = tuple(part for path in found for part in _callable_parts(path, known))
-        elif isinstance(modules, str):
-            real = self.real_path(modules)
-            found = _callable_parts(real, known) if self._has(real) else tuple(self.aliases.find(modules, known))
-        else:
-            return tuple(dict.fromkeys(path for each in modules for path in self._paths_among(each, known)))
-        if not found:
-            named = modules if isinstance(modules, str) else type(modules).__name__
-            raise UnknownModuleError(
-                f"no module {named!r} in the model",
-                remedy=nearest(named, [path for path in known if path]),
-                line=user_line(sys._getframe(1)),
-            )
-        return found
+        return self._parts.paths_of(modules)
 
     def tied_to(self, path: str) -> list[str]:
         """The paths under which the model holds one parameter, the given one first."""
-        owner, _, name = path.rpartition(".")
-        own = self.module_at(owner)._parameters.get(name)
-        named = self._host.module.named_parameters(remove_duplicate=False)
-        return [path, *(other for other, each in named if each is own and other != path)]
+        return self._parts.tied_to(path)
 
     def envoy_at(self, path: str) -> Envoy:
         """The envoy of the module at a path; the same object each time."""
@@ -172,27 +134,8 @@ class Root(Envoy):
         return found
 
     def attach(self, path: str, name: str, module: nn.Module) -> None:
-        """Give the model a further submodule; its calls in a block have sites.
-
-        Raises BlockError where the name is taken by something that was not attached, and at a Sequential or a list of
-        modules, which would run it as one of their own.
-        """
-        parent, place = self.module_at(path), f"{path}.{name}" if path else name
-        if isinstance(parent, (nn.Sequential, nn.ModuleList)):
-            raise BlockError(
-                f"{path or 'the model'} is a {type(parent).__name__}, which would run {name!r} as one of its own",
-                remedy="attach it further up; or call it as it is, for an outside module on values is recorded too",
-                line=user_line(sys._getframe(2)),
-            )
-        taken = hasattr(parent, name) or self.aliases.path_of(place) is not None
-        if taken and place not in self._attached:
-            raise BlockError(
-                f"{name!r} of {path or 'the model'} is there already",
-                remedy="attach the module under a new name",
-                line=user_line(sys._getframe(2)),
-            )
-        self._attached.add(place)
-        parent.add_module(name, module)
+        """Give the model a further submodule; its calls in a block have sites. See `Parts.attach`."""
+        self._parts.attach(path, name, module)
         self._scanners.clear()
 
     def open_block(
@@ -207,7 +150,7 @@ class Root(Envoy):
         graph = InterventionGraph()
         graph.root = path
         if self._edits:
-            put_edits(graph, self._edits, path, self._attached)
+            put_edits(graph, self._edits, path, self._parts.attached)
             graph.edited = len(graph)
         session = next((each for each in reversed(open_sessions()) if each.key is self._host), None)
         run = self.local_run(graph, path, Opened(graph, rest=session))
@@ -219,7 +162,7 @@ class Root(Envoy):
         if path:
             self._host.load()
             host = ModuleHost(lambda: self.module_at(path), self._host.lock, prefix=path, whole=self._host)
-        return LocalRun(host, self.module_at, graph, self._scanner(path, host), self._attached, given)
+        return LocalRun(host, self.module_at, graph, self._scanner(path, host), self._parts.attached, given)
 
     def _scanner(self, path: str, host: Host) -> Scanner:
         scanner = self._scanners.get(path)
@@ -231,7 +174,7 @@ class Root(Envoy):
         """A block without data, on the whole model or on one of its modules alone."""
         graph = InterventionGraph()
         graph.root = path
-        put_edits(graph, self.edits, path, self._attached)
+        put_edits(graph, self.edits, path, self._parts.attached)
         graph.edited = len(graph)
         return Tracer(Recorder(self, self.meta_run(graph, path), graph, line), args, kwargs)
 
@@ -241,7 +184,9 @@ class Root(Envoy):
         if path:
             host = ModuleHost(lambda: self.module_at(path), self._host.lock, prefix=path, whole=self._host)
         scanner = self._scanner(path, host)
-        return LocalRun(MetaHost(host, scanner), scanner.twin_module, graph, scanner, self._attached, given, scans=True)
+        return LocalRun(
+            MetaHost(host, scanner), scanner.twin_module, graph, scanner, self._parts.attached, given, scans=True
+        )
 
     # -- blocks that outlast a run -------------------------------------------------------------------------------------
 
@@ -350,10 +295,3 @@ class Root(Envoy):
     def divide(self, named: Mapping[str, Any], *, generates: bool) -> tuple[dict[str, Any], dict[str, Any]]:
         """Tell what belongs to the input from the options of a generation, among arguments given by name."""
         return dict(named), {}
-
-
-def _callable_parts(path: str, known: dict[str, nn.Module]) -> tuple[str, ...]:
-    """A path; where it names a list of modules, which nobody calls, the paths of those."""
-    if not isinstance(known.get(path), (nn.ModuleList, nn.ModuleDict)):
-        return (path,)
-    return tuple(other for other in known if other and other.rpartition(".")[0] == path)

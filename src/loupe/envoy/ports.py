@@ -64,7 +64,7 @@ class Ports(abc.ABC):
     def _read(self, port: Port) -> Any:
         site, home = self._site(port), self._home
         recorder = home.open_recorder() or home.recorder(f"{site}")
-        return recorder.read(recorder.at_step(site), home.view(site))
+        return recorder.read(recorder.scope.at_step(site), home.view(site))
 
     def _write(self, port: Port, value: Any) -> None:
         site = self._site(port)
@@ -75,7 +75,7 @@ class Ports(abc.ABC):
                 remedy="write a value like the one that is read there",
                 line=user_line(sys._getframe(2)),
             )
-        site = recorder.at_step(site)
+        site = recorder.scope.at_step(site)
         if self._home.view(site) == "logits":
             value = recorder.apply("loupe.with_logits", (recorder.read(site), value))
         recorder.write(site, value)
@@ -110,7 +110,7 @@ class Call(Ports):
                     line=user_line(sys._getframe(1)),
                 )
             value = (value,)
-        recorder.write(recorder.at_step(self._site("skip")), value)
+        recorder.write(recorder.scope.at_step(self._site("skip")), value)
 
     def __repr__(self) -> str:
         return f"<call {self._call} of {self._path or 'the model'}>"

@@ -21,6 +21,7 @@ from loupe.runtime.plain import uncompiled
 from loupe.trace.generation import Generation
 from loupe.trace.handles import isinstance_proxy
 from loupe.trace.source import user_line
+from loupe.trace.whole_run import generate
 
 _OF_PROMPT = (  # what of a generation's arguments belongs to one prompt of several
     "input_ids",
@@ -133,7 +134,7 @@ class LanguageModel(Root):
         recorder = self.open_recorder()
         if recorder is not None:
             self._refuse_prompt(args, options)
-            return recorder.generate(options)
+            return generate(recorder, options)
         prompt, options = self.divide(options, generates=True)
         tracer = self.open_block("", args, prompt, user_line(sys._getframe(1)), options)
         return Generation(tracer, lambda: self._plain_generation(args, prompt, options))

@@ -11,6 +11,7 @@ import torch
 
 from loupe.errors import BlockError, Line, UnknownModuleError, nearest
 from loupe.graph.opset import OBJECT_METHODS, TENSOR_ATTRIBUTES, TENSOR_METHODS
+from loupe.trace.backward import gradient, run_backward
 from loupe.trace.handles import unwrap
 from loupe.trace.source import user_line
 
@@ -39,7 +40,7 @@ _DICT_VIEWS: dict[str, Callable[[Proxy, list[Any]], list[Any]]] = {
 def attribute(proxy: Proxy, recorder: Recorder, name: str) -> Any:
     """What `proxy.name` is in the open block of a recorder."""
     if name == "grad":
-        return recorder.gradient(proxy)
+        return gradient(recorder, proxy)
     if name == "backward":
         return functools.partial(BackwardBlock, recorder, proxy)
     if name == "retain_grad":
@@ -87,14 +88,15 @@ class BackwardBlock:
 
     def __init__(self, recorder: Recorder, loss: Proxy, *args: Any, **kwargs: Any) -> None:
         self._recorder = recorder
-        self._number = self._recorder.run_backward(loss, args, kwargs)
+        self._number = run_backward(recorder, loss, args, kwargs)
         self._outer: int | None = None
 
     def __enter__(self) -> None:
-        self._outer, self._recorder.backward = self._recorder.backward, self._number
+        scope = self._recorder.scope
+        self._outer, scope.backward = scope.backward, self._number
 
     def __exit__(self, *error: object) -> None:
-        self._recorder.backward = self._outer
+        self._recorder.scope.backward = self._outer
 
 
 class Method:
@@ -139,7 +141,7 @@ def value_without_data(proxy: Proxy) -> Any:
     if not recorder.open and recorder.session is not None:
         return recorder.session.described(proxy)
     ref = recorder.encode(proxy) if recorder.open else proxy._ref
-    with recorder.as_opened():
+    with recorder.modes.as_opened():
         return recorder.execution.describe(ref.node)
 
 

@@ -1,4 +1,4 @@
-"""Say what the calls that begin a backward pass mean in a block: their options, and torch's own functions for one."""
+"""Record backward passes and gradients: `loss.backward()`, `.grad`, and torch's own functions for them."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from loupe.errors import BlockError
+from loupe.errors import BlockError, Line
+from loupe.graph.node import Site
 from loupe.trace.handles import isinstance_proxy
 from loupe.trace.source import user_line
 
@@ -19,7 +20,50 @@ if TYPE_CHECKING:
 _NAMES = ("gradient", "retain_graph", "create_graph", "inputs")
 
 
-def backward_options(args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
+def run_backward(
+    recorder: Recorder, proxy: Proxy, args: tuple[Any, ...], kwargs: dict[str, Any], *, only_inputs: bool = False
+) -> int:
+    """Record a backward pass from a value; returns its number. With `only_inputs` nothing collects `.grad`."""
+    if recorder.generates:
+        raise without_autograd(user_line(sys._getframe(1)))
+    number = len(recorder.graph.backwards)
+    options = _options(args, kwargs)
+    if only_inputs:
+        options["only_inputs"] = True
+    elif recorder.parameter_gradients:
+        options["parameter_gradients"] = True
+    start = recorder.encode(proxy)
+    recorder.append("backward", None, (start,), {key: recorder.encode(value) for key, value in options.items()})
+    return number
+
+
+def gradient(recorder: Recorder, proxy: Proxy) -> Proxy:
+    """Record the reading of a value's gradient: in the open backward block, or the last one, or the next."""
+    return recorder.read(_gradient_site(recorder, proxy))
+
+
+def write_gradient(recorder: Recorder, proxy: Proxy, value: Any) -> None:
+    """Record that a backward pass goes on with another gradient of a value."""
+    recorder.write(_gradient_site(recorder, proxy), value)
+
+
+def _gradient_site(recorder: Recorder, proxy: Proxy) -> Site:
+    call = recorder.scope.backward
+    if call is None:
+        call = max(len(recorder.graph.backwards) - 1, 0)
+    return Site(f"%{recorder.encode(proxy).node}", "grad", call)
+
+
+def without_autograd(line: Line) -> BlockError:
+    """The error of gradients in the block of a generation."""
+    return BlockError(
+        "a generation runs without autograd, so that there are no gradients in its block",
+        remedy="trace the ids that it gives: `with model.trace(ids):`",
+        line=line,
+    )
+
+
+def _options(args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
     """The options of `loss.backward(...)` by name; raises BlockError for what a block has other means for."""
     unknown = [repr(name) for name in kwargs if name not in _NAMES]
     if unknown or len(args) > len(_NAMES):
@@ -60,17 +104,19 @@ def _grad(
             "torch.autograd.grad in a block is asked for the gradient of a tensor that is no value of the block",
             "call loss.backward(), and read the .grad of your own tensor after the block",
         )
-    number = recorder.run_backward(
+    number = run_backward(
+        recorder,
         _only(outputs),
         (_only(grad_outputs), retain_graph, create_graph),
         {},
         only_inputs=True,
     )
-    outer, recorder.backward = recorder.backward, number
+    scope = recorder.scope
+    outer, scope.backward = scope.backward, number
     try:
-        return tuple([recorder.gradient(each) for each in found])
+        return tuple([gradient(recorder, each) for each in found])
     finally:
-        recorder.backward = outer
+        scope.backward = outer
 
 
 def _backward(
@@ -84,7 +130,7 @@ def _backward(
 ) -> None:
     """`torch.autograd.backward`: a backward pass from one value."""
     given = _only(grad_variables if grad_tensors is None else grad_tensors)
-    recorder.run_backward(_only(tensors), (given, retain_graph, create_graph, inputs), {})
+    run_backward(recorder, _only(tensors), (given, retain_graph, create_graph, inputs), {})
 
 
 def _only(values: Any) -> Any:

@@ -29,7 +29,7 @@ def recording(proxy: Any) -> Recorder | None:
     if recorder.session is None:
         return None
     cell = proxy._cell
-    saved = cell is not None and cell.filled and cell.name not in recorder.kept
+    saved = cell is not None and cell.filled and cell.name not in recorder.kept.for_session
     return None if saved else recorder.session.open_recorder()
 
 

@@ -10,8 +10,9 @@ from loupe.graph.graph import Open
 from loupe.graph.node import Ref
 from loupe.trace.handles import unwrap
 from loupe.trace.proxy import Proxy, set_slot
-from loupe.trace.recorder import Recorder, open_recorders
+from loupe.trace.recorder import Recorder
 from loupe.trace.source import user_line
+from loupe.trace.stacks import open_recorders
 
 _REQUIRED = object()
 
@@ -44,7 +45,7 @@ class OpenParameter(Proxy):
 
     @property
     def _ref(self) -> Ref:  # pyrefly: ignore[bad-override]
-        return self._recorder.opened(self.name, self.opened)
+        return self._recorder.encode(self)
 
     @property
     def __class__(self) -> type:

@@ -34,7 +34,7 @@ class Parameters:
         """The copy of a parameter; made where there is none yet."""
         if path not in self._copies:
             recorder = self._recorder
-            own = recorder._append("parameter", path, line=line)
+            own = recorder.append("parameter", path, line=line)
             copy = recorder.apply("Tensor.clone", (own,))
             self._own[copy._ref.node] = own._ref.node
             shared: list[str] = [] if path in self._apart else self._tied_to(path)
@@ -46,7 +46,7 @@ class Parameters:
         """The model runs with another tensor at a path; `w *= 2` sets what it has changed already."""
         if path in self._copies and self._is_changed_copy(value, self._copies[path]):
             return
-        self._recorder._append("set_parameter", path, (self._recorder.encode(value),), line=line)
+        self._recorder.append("set_parameter", path, (self._recorder.encode(value),), line=line)
         self._copies.pop(path, None)
         self._apart.add(path)
 
@@ -56,7 +56,7 @@ class Parameters:
         for path, copy in self._copies.items():
             change = changes.get(copy._ref.node)
             if change is not None:
-                self._recorder._append("set_parameter", path, (copy._ref,), line=change.line)
+                self._recorder.append("set_parameter", path, (copy._ref,), line=change.line)
 
     def finish(self) -> None:
         """The edit is over: set what has been changed, and read what has not without a copy."""

@@ -17,6 +17,7 @@ from loupe.graph.node import Ref, Site
 from loupe.graph.opset import TENSOR_METHODS
 from loupe.ops.views import hidden_states
 from loupe.trace.attributes import attribute, line_of, value_without_data
+from loupe.trace.backward import write_gradient
 from loupe.trace.functions import call_function
 from loupe.trace.handles import Handle, isinstance_proxy, open_recorder_in, recording, unwrap
 from loupe.trace.operators import define_operators
@@ -105,7 +106,7 @@ class Proxy(Handle):
         elif (recorder := recording(self)) is None:
             setattr(self.value, name, value)
         elif name == "grad":
-            recorder.write_gradient(self, value)
+            write_gradient(recorder, self, value)
         elif name == "requires_grad":
             recorder.apply("loupe.require_grad", (self, value))
         else:

@@ -9,9 +9,8 @@ from typing import Any, TypeVar
 
 from loupe.errors import BlockError
 from loupe.trace.handles import isinstance_proxy, open_recorder_in
-from loupe.trace.recorder import open_recorders
 from loupe.trace.source import user_line
-from loupe.trace.stacks import open_sessions
+from loupe.trace.stacks import open_recorders, open_sessions
 
 T = TypeVar("T")
 

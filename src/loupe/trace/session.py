@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Any
 
@@ -13,39 +12,14 @@ import torch
 from loupe.errors import BlockError, Line
 from loupe.files.intervention import InterventionGraph, InterventionSession
 from loupe.graph.compose import select
-from loupe.graph.grouping import Candidate, group
-from loupe.graph.merge import Alone, why_alone
-from loupe.graph.structure import memory_of
-from loupe.trace.between import Between, RandomState, move_on, random_state, same_state, set_random_state
+from loupe.trace.between import Between, random_state
 from loupe.trace.containers import find_proxies, replace_proxies
-from loupe.trace.execution import Outcome
 from loupe.trace.mount import mount, unmount
+from loupe.trace.passed import Passed, PassedValues
 from loupe.trace.proxy import Cell, Proxy, settle
-from loupe.trace.recorder import Recorder, open_recorders
-from loupe.trace.stacks import open_sessions
-
-
-@dataclass(slots=True)
-class Passed:
-    """A value that blocks take from an earlier one; `takers` are those that have not run."""
-
-    cell: Cell
-    recorder: Recorder
-    node: int
-    takers: set[int] = field(default_factory=set)
-
-
-@dataclass(slots=True)
-class Waiting:
-    """A block that has ended and has not run.
-
-    `random` is given where it does not go on from the block before it; `changes` says that it changes a value of an
-    earlier block in place.
-    """
-
-    recorder: Recorder
-    random: RandomState | None
-    changes: bool
+from loupe.trace.queue import Queue
+from loupe.trace.recorder import Recorder
+from loupe.trace.stacks import open_recorders, open_sessions
 
 
 class Session:
@@ -74,16 +48,13 @@ class Session:
         self.key = key
         self.line = line
         self.containers: list[Any] = []
-        self._between = Between(self.run_waiting, weights, self._known_values)
         self._blocks: list[Recorder] = []
         self._places: dict[int, int] = {}
-        self._waiting: list[Waiting] = []
-        self._passed: dict[str, Passed] = {}
-        self._random: RandomState = []
+        self._passed = PassedValues()
+        self._queue = Queue(self._passed, batch_size)
+        self._between = Between(self.run_waiting, weights, self._passed.known)
         self._running = False
         self._over = False
-        self._most = batch_size
-        self._ran: dict[int, str] = {}
 
     # -- the blocks ----------------------------------------------------------------------------------------------------
 
@@ -95,10 +66,7 @@ class Session:
         """Take a block that has ended; one whose pass stands still already is run at once, to let go of the model."""
         self._places[id(recorder)] = len(self._blocks)
         self._blocks.append(recorder)
-        now = random_state()
-        follows = bool(self._waiting) and same_state(now, self._random)
-        self._waiting.append(Waiting(recorder, None if follows else now, _changes_given(recorder)))
-        self._random = move_on()
+        self._queue.add(recorder)
         self._between.note(recorder)
         if recorder.execution.begun():
             self.run_waiting()
@@ -106,78 +74,17 @@ class Session:
     def before(self, run: object) -> None:
         """A run is about to begin: the blocks that stand before it run first."""
         if not self._running:
-            places = [place for place, each in enumerate(self._waiting) if each.recorder.execution is run]
-            self.run_waiting(places[0] if places else None)
+            self.run_waiting(self._queue.place(lambda recorder: recorder.execution is run))
 
     def run_waiting(self, count: int | None = None) -> None:
         """Run the blocks that wait, or the first ones; whatever the user still holds of them is kept."""
-        count = len(self._waiting) if count is None else count
+        count = len(self._queue) if count is None else count
         if not count:
             return
         now = random_state()
         with self._apart():
-            for members, reason in self._groups(self._waiting[:count]):
-                self._run_group(members, reason)
-        if self._waiting:  # the next goes on from here, the user's own random numbers from where they were
-            if self._waiting[0].random is None:
-                self._waiting[0].random = random_state()
-            set_random_state(now)
-        elif not same_state(now, self._random):
-            set_random_state(now)
-
-    def _groups(self, waiting: Sequence[Waiting]) -> Iterator[tuple[list[Waiting], str | None]]:
-        """The blocks that run together, in the order in which they do; and why one runs alone, where it has to."""
-        if len(waiting) == 1:
-            return iter([(list(waiting), None)])
-        places = {id(each.recorder): place for place, each in enumerate(waiting)}
-        found = group([self._candidate(each.recorder, places) for each in waiting])
-        return (([waiting[place] for place in each.members], each.reason) for each in found)
-
-    def _candidate(self, recorder: Recorder, places: Mapping[int, int]) -> Candidate:
-        makers = (self._passed[name].recorder for name in recorder.given if name in self._passed)
-        takes = [places[id(maker)] for maker in makers if id(maker) in places]
-        alone = why_alone(recorder.graph, memory_of(recorder.graph))
-        kind = None if alone is not None else recorder.kind()
-        if alone is None and kind is None:
-            alone = Alone("its run is of a kind of its own", keeps_order=True)
-        return Candidate(kind, takes, alone)
-
-    def _run_group(self, members: Sequence[Waiting], reason: str | None) -> None:
-        for each in members:
-            if not self._over:
-                each.recorder.keep_handles()
-        outcomes: Sequence[Outcome | None] = [None] * len(members)
-        if len(members) > 1:
-            first = members[0].recorder
-            with first.as_opened():
-                runs = [each.recorder.execution for each in members]
-                outcomes, reason = first.execution.together(runs, self._most)
-        for each, outcome in zip(members, outcomes, strict=True):
-            self._waiting.remove(each)
-            if outcome is not None:
-                self._ran[id(each.recorder)] = f", with {len(members) - 1} others"
-            elif reason is not None:
-                self._ran[id(each.recorder)] = f" alone: {reason}"
-            if each.random is not None:
-                set_random_state(each.random)
-            self._deliver(each.recorder, outcome)
-
-    def _deliver(self, recorder: Recorder, outcome: Outcome | None) -> None:
-        """Give a block what its run has given; run it now where it has not."""
-        try:
-            if outcome is None:
-                with recorder.as_opened():
-                    outcome = recorder.execution.finish()
-        except BaseException:
-            recorder.failed = True
-            recorder.execution.abandon()
-            raise
-        finally:
-            self._let_go(recorder)
-        recorder.fill(outcome.results)
-        recorder.drop_kept()
-        if outcome.error is not None:
-            raise outcome.error
+            self._queue.run(count, keeps=not self._over)
+        self._queue.go_on(now)
 
     @contextmanager
     def _apart(self) -> Generator[None]:
@@ -192,16 +99,12 @@ class Session:
             for each in inside:
                 each.aside = False
             self._between.waits, self._running = waits, False
-            if not self._waiting:
+            if not self._queue:
                 self._between.forget()
 
     def waits_for(self, recorder: Recorder) -> bool:
         """Whether a block has ended and has not run."""
-        return self._place(recorder) is not None
-
-    def _place(self, recorder: Recorder) -> int | None:
-        """The place of a block among those that wait."""
-        return next((place for place, each in enumerate(self._waiting) if each.recorder is recorder), None)
+        return recorder in self._queue
 
     @property
     def graphs(self) -> InterventionSession:
@@ -216,7 +119,7 @@ class Session:
             graphs.append(graph)
         taken = {node.target for graph in graphs for node in graph if node.kind == "given"}
         for place, (graph, recorder) in enumerate(zip(graphs, self._blocks, strict=True)):
-            dropped = {name for name in recorder.kept if f"block{place}.{name}" not in taken}
+            dropped = {name for name in recorder.kept.for_session if f"block{place}.{name}" not in taken}
             if dropped:
                 kept = [node.id for node in graph if node.kind != "save" or node.target not in dropped]
                 graph.nodes = select(graph, kept).nodes
@@ -227,21 +130,21 @@ class Session:
 
     def settle(self, recorder: Recorder) -> bool:
         """Let a block run, if it waits, and those that change values of earlier ones; returns whether one did."""
-        places = [place for place, each in enumerate(self._waiting) if each.changes or each.recorder is recorder]
-        if not places or self._running:
+        count = self._queue.needed_for(recorder)
+        if not count or self._running:
             return False
-        self.run_waiting(places[-1] + 1)
+        self.run_waiting(count)
         return True
 
     def save(self, proxy: Proxy) -> bool:
         """Keep a value of a block that has ended past the session; returns whether it is there or comes."""
         recorder, cell = proxy._recorder, proxy._cell
         if self.waits_for(recorder):
-            recorder.kept.discard(recorder.keep(proxy).name)
+            recorder.kept.for_session.discard(recorder.keep(proxy).name)
         elif cell is None or not cell.filled:
             return False
-        elif cell.name in recorder.kept:
-            recorder.kept.discard(cell.name)
+        elif cell.name in recorder.kept.for_session:
+            recorder.kept.for_session.discard(cell.name)
             settle(proxy)
         return True
 
@@ -250,23 +153,15 @@ class Session:
         recorder, cell = proxy._recorder, proxy._cell
         if self.waits_for(recorder):
             cell = recorder.keep(proxy)
-        elif cell is None or not cell.filled or cell.name not in recorder.kept:
+        elif cell is None or not cell.filled or cell.name not in recorder.kept.for_session:
             return None
         name = f"block{self._places[id(recorder)]}.{cell.name}"
-        passed = self._passed.setdefault(name, Passed(cell, recorder, proxy._ref.node))
-        passed.takers.add(id(taker))
+        self._passed.take(name, Passed(cell, recorder, proxy._ref.node), taker)
         return name
 
     def value(self, name: str) -> Any:
         """The value that a block gets under a name; the blocks before it have run."""
-        passed = self._passed[name]
-        if not passed.cell.filled:
-            raise BlockError(
-                "a value of an earlier block of the session was not reached, so this block cannot use it",
-                remedy="mend the block that should have made it",
-                line=passed.recorder.graph[passed.node].line,
-            )
-        return passed.cell.value
+        return self._passed.value(name)
 
     def describe(self, name: str) -> Any:
         """The value that a block gets under a name, without data."""
@@ -284,19 +179,6 @@ class Session:
         if recorder.execution.begun():  # only a run could tell
             self.settle(recorder)
         return found
-
-    def _known_values(self) -> list[Any]:
-        """What blocks that wait take from blocks that have run."""
-        return [passed.cell.value for passed in self._passed.values() if passed.cell.filled]
-
-    def _let_go(self, recorder: Recorder) -> None:
-        """A block has run: what nobody else takes is not kept for it any more."""
-        for name in recorder.given:
-            passed = self._passed.get(name)
-            if passed is not None:
-                passed.takers.discard(id(recorder))
-                if not passed.takers:
-                    del self._passed[name]
 
     def _save_containers(self) -> None:
         found: list[Proxy] = []
@@ -337,15 +219,10 @@ class Session:
                 for container in self.containers:
                     replace_proxies(container, lambda proxy: proxy._recorder.session is self)
         finally:
-            if self._waiting and self._waiting[0].random and same_state(random_state(), self._random):
-                set_random_state(self._waiting[0].random)
-            for each in self._waiting:
-                each.recorder.failed = True
-                each.recorder.execution.abandon()
+            self._queue.abandon()
             for recorder in self._blocks:
-                recorder.forget_kept()
+                recorder.kept.forget()
                 recorder.session = None
-            self._waiting.clear()
             self._passed.clear()
             self.containers.clear()
             self._between.forget()
@@ -353,14 +230,5 @@ class Session:
     def __str__(self) -> str:
         rows = []
         for place, recorder in enumerate(self._blocks):
-            state = "waits" if self.waits_for(recorder) else f"has run{self._ran.get(id(recorder), '')}"
-            rows.append(f"block {place}, {state}: {len(recorder.graph)} nodes  # {recorder.line}")
+            rows.append(f"block {place}, {self._queue.state(recorder)}: {len(recorder.graph)} nodes  # {recorder.line}")
         return "\n".join(rows) or "(empty session)"
-
-
-def _changes_given(recorder: Recorder) -> bool:
-    graph = recorder.graph
-    if not recorder.given:
-        return False
-    changed = (root for roots in memory_of(graph).mutates.values() for root in roots)
-    return any(kind == "node" and graph[index].kind == "given" for kind, index in changed)

@@ -1,4 +1,4 @@
-"""Keep the sessions that are open, thread by thread."""
+"""Keep the blocks and the sessions that are open, thread by thread."""
 
 from __future__ import annotations
 
@@ -6,15 +6,25 @@ import threading
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from loupe.trace.recorder import Recorder
     from loupe.trace.session import Session
 
 _open = threading.local()
 
 
-def open_sessions() -> list[Session]:
-    """The sessions that are open in this thread, the innermost last."""
-    stack: list[Session] | None = getattr(_open, "stack", None)
+def open_recorders() -> list[Recorder]:
+    """The recorders of the blocks that are open in this thread, the innermost last."""
+    stack: list[Recorder] | None = getattr(_open, "recorders", None)
     if stack is None:
         stack = []
-        _open.stack = stack
+        _open.recorders = stack
+    return stack
+
+
+def open_sessions() -> list[Session]:
+    """The sessions that are open in this thread, the innermost last."""
+    stack: list[Session] | None = getattr(_open, "sessions", None)
+    if stack is None:
+        stack = []
+        _open.sessions = stack
     return stack

@@ -68,23 +68,23 @@ class StepWise:
         self._steps = steps
 
     def __enter__(self) -> StepWise:
-        self._recorder.enter_steps(self._steps)
+        self._recorder.scope.enter_steps(self._steps)
         return self
 
     def __exit__(self, *error: object) -> None:
-        self._recorder.leave_steps()
+        self._recorder.scope.leave_steps()
 
     def __iter__(self) -> Iterator[int]:
-        recorder, steps = self._recorder, self._steps
+        recorder, scope, steps = self._recorder, self._recorder.scope, self._steps
         line = user_line(sys._getframe(1))
         endless = steps.stop is None
-        outer, looks = recorder.enter_loop(line), recorder.looks
+        outer, looks = scope.enter_loop(line), recorder.looks
         try:
-            for step in steps.of(recorder.most_steps() if endless else sys.maxsize):
+            for step in steps.of(scope.most_steps() if endless else sys.maxsize):
                 if endless and recorder.looks > looks and not recorder.happens(step, line):
                     return
                 looks = recorder.looks
-                recorder.step = step
+                scope.step = step
                 yield step
         finally:
-            recorder.step = outer
+            scope.step = outer

@@ -17,6 +17,7 @@ from loupe.trace.proxy import Proxy
 from loupe.trace.recorder import Recorder
 from loupe.trace.source import user_line
 from loupe.trace.steps import Iter, StepWise
+from loupe.trace.whole_run import begin_generation, open_cache, stop
 
 
 class Tracer:
@@ -89,7 +90,7 @@ class Tracer:
         generation: at a step of `tracer.iter`, in a loop too, once that step has begun and the lines above are done as
         far as they are about steps until then. A line below that names a later module raises NotReachedError.
         """
-        self._recorder.stop()
+        stop(self._recorder)
 
     def cache(
         self,
@@ -122,7 +123,7 @@ class Tracer:
             "outputs": include_output,
             "inputs": include_inputs,
         }
-        return self._recorder.cache(modules, options, name)
+        return open_cache(self._recorder, modules, options, name)
 
     def barrier(self, count: int) -> Barrier:
         """Accepted for programs that need one elsewhere: values cross invokes without it."""
@@ -140,7 +141,7 @@ class Tracer:
         if self._args or self._kwargs or self._generation is not None:
             try:
                 if self._generation is not None:
-                    self._recorder.begin_generation(self._generation)
+                    begin_generation(self._recorder, self._generation)
                 if self._args or self._kwargs:
                     self._recorder.add_input(self._args, self._kwargs, self._recorder.line)
             except BaseException:
@@ -168,7 +169,7 @@ class Tracer:
             assert recorder.session is not None
             recorder.session.add(recorder)
             return
-        recorder.fill(outcome.results)
+        recorder.kept.fill(outcome.results)
         if outcome.error is not None:
             raise outcome.error
 
@@ -196,14 +197,13 @@ class Invoke:
             raise BlockError(
                 "an invoke stands outside its block", remedy="put it inside `with model.trace() as tracer:`", line=line
             )
-        if recorder.in_invoke:
+        if recorder.scope.in_invoke:
             raise BlockError("an invoke stands inside another", remedy="put invokes one after the other", line=line)
         recorder.begin_invoke(self._args, self._kwargs, line)
         return self
 
     def __exit__(self, *error: object) -> None:
-        self._recorder.invoke = None
-        self._recorder.in_invoke = False
+        self._recorder.scope.leave_invoke()
 
 
 class Barrier:

@@ -9,27 +9,29 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from loupe.errors import LoupeError, OperationError, OrderError, WriteError
-from loupe.graph.node import RESULT, Event, Node, Phase, Site, is_within
+from loupe.errors import LoupeError
+from loupe.graph.node import RESULT, Event, Node, is_within
 from loupe.ops.gradients import without_history
 from loupe.runtime.aliasing import Tap
 from loupe.runtime.batching import Axes, Rows
 from loupe.runtime.branching import Branch, Branching, grow
+from loupe.runtime.checkpoints import refuse_second_run
 from loupe.runtime.collect import Collector, cached_events, counting_events
-from loupe.runtime.gradients import WITHOUT_CHECKPOINT
+from loupe.runtime.exchange import Exchange
 from loupe.runtime.host import Batch, Host
 from loupe.runtime.interpreter import Interpreter, Surroundings
-from loupe.runtime.leaves import Leaves, Untracked
-from loupe.runtime.lookup import place_of
+from loupe.runtime.leaves import Leaves
 from loupe.runtime.offloaded import parameter_at, send_away
 from loupe.runtime.order import Order
 from loupe.runtime.plain import modules_of, set_plain
 from loupe.runtime.plan import Plan
+from loupe.runtime.progress import Progress
+from loupe.runtime.replaced import Replaced
 from loupe.runtime.rows import RowsFirst
 from loupe.runtime.taps import OpenSite, OpenSkip, Taps, never
-from loupe.runtime.tensors import map_tensors, share_memory, storages_of, summary, tensors_in
+from loupe.runtime.tensors import map_tensors, share_memory, storages_of
+from loupe.runtime.tracking import Tracking
 from loupe.runtime.tree import Tree
 from loupe.runtime.weights import Weights, as_before
 from loupe.runtime.worker import PausedCall
@@ -79,32 +81,30 @@ class Pass:
         self._last = not pausable
         self._paused: PausedCall | None = None
         self._open: list[Tap] = []
-        self._with_grad = False
-        self._reached: dict[tuple[str, str], int] = {}
-        self._written: list[tuple[Node, str]] = []
         self._plan: Plan | None = None
         self._collector = collector
         self._tree = tree
         self.order = order
-        self._place = -1
         self._taken_up = 0
         self._settings_key = ""
-        self._calling_host = False
-        self._set_aside: list[tuple[dict[str, Any], str, Any]] = []
-        self._weights_asked: frozenset[str] | None = frozenset()
-        self._leaves = Leaves(modules, attached, given, self._parts, collects=collects)
-        self._memory = Weights(modules, attached, self._set_aside)
-        passed = never if order is None else self._times_passed
+        self._progress = Progress(order)
+        self._replaced = Replaced()
+        leaves = Leaves(modules, attached, given, self._parts, collects=collects)
+        self._tracking = Tracking(leaves, batch)
+        aside: list[tuple[dict[str, Any], str, Any]] = []
+        self._memory = Weights(modules, attached, aside)
+        self._exchange = Exchange(modules, self._memory, aside)
+        passed = never if order is None else self._progress.times_passed
         self._taps = Taps(modules, self._visit, self._refuse_second_run, self._keep_weight, passed)
         self.interpreter = Interpreter(
             Surroundings(
                 modules,
                 self._parameter,
-                self._set_parameter,
+                self._exchange.set,
                 given,
                 self._calling,
                 self._stand_at,
-                self._leaves.weights,
+                leaves.weights,
                 self._memory,
             ),
             keep_values=pausable,
@@ -120,13 +120,13 @@ class Pass:
         self._plan = plan
         self._last = last
         if self.ended:
-            self._exchange_parameters()
+            self._exchange.put()
             try:
-                with self._settings(plan, self._host.module), self._tracking():
+                with self._settings(plan, self._host.module), self._tracking.again():
                     self.interpreter.load(plan)
                     self.interpreter.drain()
             finally:
-                self._exchange_parameters(back=True)
+                self._exchange.put_back()
         elif not self._pausable:
             self._whole()
         else:
@@ -142,11 +142,11 @@ class Pass:
     def forget(self) -> None:
         """Let go of all values: what is left of a pass refers to itself, and would keep them for a while."""
         self.interpreter.forget()
-        self._set_aside.clear()
+        self._exchange.forget()
 
     def can_take(self, plan: Plan) -> bool:
         """Whether a longer plan can be met from here, or names something that has already passed."""
-        if not self._tracks(plan):
+        if not self._tracking.covers(plan, self.interpreter.values):
             return False
         if self._key_of(plan) != self._settings_key:
             return False
@@ -159,16 +159,6 @@ class Pass:
             if any(self._has_passed(plan.graph[read].site.event) for read in self._sites_changed_by(plan, node_id)):
                 return False
         return True
-
-    def _tracks(self, plan: Plan) -> bool:
-        """Whether the pass tracks what a longer plan asks gradients of; what has passed untracked is too late."""
-        if not self._with_grad:
-            return not self._leaves.needs_grad(plan, self._batch)
-        asked = self._leaves.asked(plan)
-        if self._weights_asked is not None and (asked is None or not asked <= self._weights_asked):
-            return False
-        values = [self.interpreter.values.get(node) for nodes in plan.gradients.values() for node in nodes]
-        return all(v.requires_grad or not v.is_floating_point() for v in values if isinstance(v, torch.Tensor))
 
     def _sites_changed_by(self, plan: Plan, node_id: int) -> list[int]:
         """The sites whose tensors an in-place node really changes, as far as the values are known."""
@@ -188,15 +178,8 @@ class Pass:
             backwards = self._plan.backwards if self._plan is not None else ()
             return event.call < len(backwards) and backwards[event.call] in self.interpreter.done
         if event.op is not None and not self._taps.is_watched(event):
-            return self._reached.get((event.path, "in"), -1) >= event.call  # its tap had to be there before the call
-        if self.order is not None and self.order.has_passed(event, self._place):
-            return True
-        key = (event.path, event.phase) if event.op is None else (str(event), event.phase)
-        return self._reached.get(key, -1) >= event.call
-
-    def _times_passed(self, path: str, phase: Phase) -> int:
-        assert self.order is not None
-        return self.order.passed(path, phase, self._place)
+            return self._progress.has_begun(event)  # its tap had to be there before the call
+        return self._progress.has_passed(event)
 
     # -- inside the pass -----------------------------------------------------------------------------------------------
 
@@ -210,7 +193,7 @@ class Pass:
                 unusual = self._tree.unusual(model)
                 put_back = set_plain(unusual) if unusual else None
                 try:
-                    with self._grad_mode(plan):
+                    with self._tracking.begin(plan):
                         self._attach_and_call(plan, model)
                 except BaseException:
                     if self._tree.has_own("_hf_hook"):
@@ -223,8 +206,7 @@ class Pass:
         except StopPass:
             self.stopped_early = True
         finally:
-            if self._set_aside:
-                self._exchange_parameters(back=True)
+            self._exchange.put_back()
             self._open.clear()
             if self._collector is not None:
                 self.interpreter.results.update(self._collector.results)
@@ -282,15 +264,15 @@ class Pass:
         self.interpreter.drain()
 
     def _call_host(self) -> None:
-        self._calling_host = True
+        self._exchange.close()
         try:
-            result = self._host.call(self._tracked_apart() if self._with_grad else self._batch)
+            result = self._host.call(self._tracked_apart() if self._tracking.is_on else self._batch)
         except LoupeError:
             raise
         except Exception as error:
-            if not self._written:
+            if not self._replaced:
                 raise
-            raise _cannot_go_on(self._written, error) from error
+            raise self._replaced.error(error) from error
         self.interpreter.settle_last_steps()
         self._visit(Event(RESULT, "out", 0), result)
 
@@ -307,8 +289,7 @@ class Pass:
         assert plan is not None
         if self._paused is not None:
             self._paused.check()
-        if self.order is not None:
-            self._place = self.order.places.get(event, self._place)
+            self._progress.come_to(event)
         site: OpenSite | OpenSkip | None = None
         if self._branching is not None and (event in self._branching.at or event in self._branching.blocks):
             value = self._grown(self._branching, event, value)
@@ -321,7 +302,7 @@ class Pass:
                 site = OpenSite(event, value, self._rows, RowsFirst(value) if result else self._axes)
             self._stand_at(site)
             for node, before, after in site.changed or ():
-                self._note_change(node, before, after)
+                self._replaced.note(node, before, after)
             value = site.value
         if self._collector is not None and event.op is None:
             self._collector.take(event, value, self._rows)
@@ -329,7 +310,7 @@ class Pass:
                 self.interpreter.wanted.difference_update(plan.caches)
                 self._rest()
         if self._pausable:
-            self._reached[(event.path, event.phase) if event.op is None else (str(event), event.phase)] = event.call
+            self._progress.leave(event)
         return site
 
     def _grown(self, branching: Branching, event: Event, value: Any) -> Any:
@@ -342,19 +323,8 @@ class Pass:
         return grow(value, self._axes, before, self._branch, branching.first.total, event)
 
     def _refuse_second_run(self, path: str) -> None:
-        """A checkpointed module runs again in the backward pass; what the block has changed there would be missing."""
-        plan = self._plan
-        assert plan is not None
-        changed = {read for node in plan.memory.mutates if node in plan.live for read in plan.changed_sites(node)}
-        for node in (plan.graph[place] for places in plan.gates.values() for place in places):
-            there = isinstance(node.target, Site) and node.gradient_of is None and node.site.path == path
-            if there and (node.kind == "write" or node.id in changed):
-                raise OperationError(
-                    f"{node.site.lands} is changed, and lies in a part that the backward pass computes a second "
-                    "time (torch.utils.checkpoint), without the change",
-                    remedy=WITHOUT_CHECKPOINT,
-                    line=node.line,
-                )
+        assert self._plan is not None
+        refuse_second_run(self._plan, path)
 
     def _keep_weight(self, events: Iterable[Event], tensor: torch.Tensor) -> None:
         """What a block makes of an operation that the model does in place goes into a tensor; not into a weight."""
@@ -388,80 +358,19 @@ class Pass:
             if self._last:
                 raise StopPass
             assert self._paused is not None
-            self._exchange_parameters(back=True)  # the user's other lines see the model as it is
-            self._leaves.require(True)
+            self._exchange.put_back()  # the user's other lines see the model as it is
+            self._tracking.pause()
             try:
                 self._paused.pause()
             finally:
-                self._leaves.require(False)
-                self._exchange_parameters()
+                self._tracking.resume()
+                self._exchange.put()
             assert self._plan is not None  # the longer plan with which the pass was resumed
             self._take_up(self._plan)
 
-    def _note_change(self, node: Node, before: Any, after: Any) -> None:
-        """Remember a write for the error that it may lead to: as text, so that no tensor is kept for it."""
-        if node.site.port == "skip":
-            self._written.append((node, f" with {summary(after)}"))
-            return
-        old = [(tensor.shape, tensor.dtype) for tensor in tensors_in(before)]
-        kept = old == [(tensor.shape, tensor.dtype) for tensor in tensors_in(after)]
-        self._written.append((node, "" if kept else f" by {summary(after)} where it was {summary(before)}"))
-
-    def _grad_mode(self, plan: Plan) -> AbstractContextManager[None]:
-        """Autograd runs only where a gradient is asked for; gradients of gradients need an attention that has them."""
-        self._with_grad = self._leaves.needs_grad(plan, self._batch)
-        if not self._with_grad:
-            return self._tracking()
-        self._weights_asked = self._leaves.asked(plan)
-        twice = any(plan.graph[node].kwargs.get("create_graph") for node in plan.backwards)
-        return self._tracking_twice() if twice else self._tracking()
-
-    @contextmanager
-    def _tracking_twice(self) -> Generator[None]:
-        with self._tracking(), sdpa_kernel(SDPBackend.MATH):
-            yield
-
-    def _tracking(self) -> AbstractContextManager[None]:
-        """Track gradients where the pass does, of the weights that it asks about alone."""
-        return self._leaves.tracked(self._weights_asked) if self._with_grad else Untracked()
-
     def _parameter(self, path: str) -> Any:
         value = parameter_at(self._modules, path)
-        return value if self._with_grad else value.detach()
-
-    def _set_parameter(self, node: Node, value: Any) -> None:
-        """Let the model run with another parameter; the model's own is put back when the pass ends."""
-        own, name = place_of(self._modules, node.target)
-        before = own[name]
-        if self._calling_host:
-            raise OrderError(
-                f"{node.target} is set to a value that the model computes only while it runs",
-                remedy="set a parameter to a value made from parameters and tensors of your own",
-                line=node.line,
-            )
-        if not isinstance(value, torch.Tensor) or not isinstance(before, torch.Tensor) or value.shape != before.shape:
-            raise WriteError(
-                f"{node.target} is set to {summary(value)}, where it is {summary(before)}",
-                remedy="set it to a tensor of its own shape",
-                line=node.line,
-            )
-        if parameter_at(self._modules, node.target) is not before:
-            raise WriteError(
-                f"{node.target} is offloaded: its data is brought anew for each call, and what is set here is lost",
-                remedy="load the model with a device_map that keeps this module on a device",
-                line=node.line,
-            )
-        new: Any = self._memory.apart(value.to(device=before.device, dtype=before.dtype), ())
-        self._set_aside.append((own, name, before))
-        own[name] = new
-
-    def _exchange_parameters(self, *, back: bool = False) -> None:
-        """Put what the run has set in place of the model's own parameters, or those back."""
-        places = range(len(self._set_aside))
-        for place in reversed(places) if back else places:
-            parameters, name, value = self._set_aside[place]
-            self._set_aside[place] = (parameters, name, parameters[name])
-            parameters[name] = value
+        return value if self._tracking.is_on else value.detach()
 
     @contextmanager
     def _calling(self, node: Node) -> Generator[None]:
@@ -479,19 +388,3 @@ class Pass:
                 yield
         finally:
             self._rows = outer
-
-
-def _cannot_go_on(written: list[tuple[Node, str]], error: Exception) -> WriteError:
-    """The model failed after sites were replaced: name them, those with another shape or dtype first."""
-    reshaped = any(change for _, change in written)
-    shown = []
-    for node, change in sorted(written, key=lambda each: not each[1])[:3]:
-        what = f"{node.site.module} was skipped" if node.site.port == "skip" else f"{node.site} was replaced"
-        shown.append(what + change + (f" (at {node.line})" if node.line else ""))
-    return WriteError(
-        f"the model could not go on after {'; '.join(shown)}: {type(error).__name__}: {error}",
-        remedy="write a value of the shape and dtype that is read there"
-        if reshaped
-        else "write values that the model can use there; without the write it fails as it always does",
-        line=written[0][0].line if len(written) == 1 else None,
-    )

@@ -10,12 +10,12 @@ import torch
 from loupe.errors import Line, LoupeError, OperationError, WriteError
 from loupe.graph.node import Event, Node
 from loupe.ops.gradients import Pin, Slice, arrival_of, hook_on, keep_gradient, kept_gradient, let_through
+from loupe.runtime.checkpoints import WITHOUT_CHECKPOINT
 from loupe.runtime.leaves import leaves_of
 from loupe.runtime.plan import Plan
 from loupe.runtime.tensors import summary, tensors_in
 from loupe.runtime.weights import Weights
 
-WITHOUT_CHECKPOINT = "call that part without torch.utils.checkpoint while the block runs"
 _REMEDIES = {
     "torch.utils.checkpoint": WITHOUT_CHECKPOINT,
     "modified by an inplace operation": "a value that the backward pass needs is changed in place: write the site anew "

@@ -9,9 +9,10 @@ from typing import Any
 import torch
 from torch import nn
 
-from loupe.errors import InputError, LoupeError
+from loupe.errors import BlockError, InputError, Line, LoupeError, OperationError, WriteError
 from loupe.graph.graph import Graph
 from loupe.graph.node import Event, Site
+from loupe.runtime.foresight import Foresight
 from loupe.runtime.host import Batch, Host, Input
 from loupe.runtime.meta import MetaMode, Scanner, to_meta
 
@@ -103,7 +104,24 @@ def _without_data(value: Any) -> Any:
     return to_meta(value).requires_grad_(value.requires_grad)
 
 
-def for_want_of_values(error: LoupeError) -> bool:
+def explain(error: Exception, foresight: Foresight, line: Line | None) -> None:
+    """Raise BlockError where a scan has failed because it has no values; a model that has is told on the line."""
+    if isinstance(error, OperationError) and _for_want_of_values(error):
+        raise BlockError(
+            f"a scan has shapes and dtypes, and no values, which this line needs: {error.fact}",
+            remedy="leave it out of the scan, or run the block with model.trace(...)",
+            line=error.line,
+        ) from error
+    own = foresight.of_run().error
+    if own is not None and (isinstance(error, WriteError) or not isinstance(error, LoupeError)):
+        raise BlockError(
+            f"the model cannot be run to its end without data: {type(own).__name__}: {own}",
+            remedy="save values from before that place only, or run the block with model.trace(...)",
+            line=line,
+        ) from error
+
+
+def _for_want_of_values(error: LoupeError) -> bool:
     """Whether an operation has failed on tensors without data because of that, and not for their shape or dtype."""
     return isinstance(error.__cause__, NotImplementedError) or "meta tensor" in str(error.__cause__)
 

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from loupe.errors import LoupeError, RowsError
+from loupe.errors import RowsError
 from loupe.graph.graph import Graph
 from loupe.graph.merge import Merged, Part, merge
 from loupe.graph.node import RESULT, Event
@@ -73,9 +73,7 @@ class Together:
         if not self._scanner.apart:
             raise RowsError("the rows of a batch depend on each other in this model", remedy="run blocks one by one")
         cuts = self._cuts(blocks[0])
-        changes = [
-            first_change(block.graph, memory_of(block.graph), cuts) if _is_shared(block) else START for block in blocks
-        ]
+        changes = [_first_change(block, cuts) for block in blocks]
         inputs, parts = _distinct(blocks, changes)
         merged = merge(parts)
         plan = self._scanner.plans.of(merged.graph, changing=self._changing)
@@ -180,16 +178,6 @@ class Together:
                 run.forget()
 
 
-def neighbours(blocks: Sequence[Joining], most: int) -> int:
-    """How many of the first blocks have no more than so many rows together; at least one."""
-    total = 0
-    for count, block in enumerate(blocks):
-        total += block.rows
-        if total > most and count:
-            return count
-    return len(blocks)
-
-
 def _first_change(block: Joining, cuts: Cuts) -> int | None:
     return first_change(block.graph, memory_of(block.graph), cuts) if _is_shared(block) else START
 
@@ -234,9 +222,3 @@ def _same(one: Any, other: Any) -> bool:
     if isinstance(one, dict):
         return list(one) == list(other) and all(_same(value, other[key]) for key, value in one.items())
     return isinstance(one, (str, int, float, bool)) and bool(one == other)
-
-
-def reason_of(error: Exception) -> str:
-    """Why blocks did not run together, in a few words."""
-    fact = error.fact if isinstance(error, LoupeError) else f"{type(error).__name__}: {error}"
-    return fact.splitlines()[0] if fact else type(error).__name__

@@ -1,0 +1,87 @@
+"""Take the inputs of a run, one by one, and make the one call of the model in which they are its rows."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+
+from loupe.errors import InputError, Line
+from loupe.runtime.describe import Undescribed
+from loupe.runtime.host import Batch, Host, Input
+from loupe.runtime.meta import Scanner
+
+
+class Inputs:
+    """What the invokes of one run were given, the options of its generation, and the call that these make.
+
+    `scanner` remembers the call of the token ids that were given last, for the next run.
+    """
+
+    def __init__(self, host: Host, scanner: Scanner) -> None:
+        self._host = host
+        self._scanner = scanner
+        self._taken: list[Input] = []
+        self._generation: dict[str, Any] | None = None
+        self._batch: Batch | None = None
+
+    def __len__(self) -> int:
+        return len(self._taken)
+
+    @property
+    def taken(self) -> Sequence[Input]:
+        """The inputs so far, in order."""
+        return self._taken
+
+    @property
+    def generates(self) -> bool:
+        """Whether the run is a generation."""
+        return self._generation is not None
+
+    def add(self, args: tuple[Any, ...], kwargs: dict[str, Any], line: Line) -> int:
+        """Take one more; raises InputError, on its own line, where it cannot be used. Returns its number."""
+        self._taken.append(Input(args, kwargs, line))
+        alone = self._alone(self._taken[-1])
+        self._batch = alone if len(self._taken) == 1 else None
+        return len(self._taken) - 1
+
+    def _alone(self, given: Input) -> Batch:
+        """The call of one input; token ids that were given last, and are as they were, make the same call again."""
+        ids = given.args[0] if len(given.args) == 1 and not given.kwargs else None
+        if type(ids) is not torch.Tensor or ids.is_floating_point() or ids.is_inference():
+            return self._host.merge([given])
+        module, again = self._host.module, self._scanner.again
+        where = (ids._version, id(module), next((each.device for each in module.parameters()), None))
+        if again is not None and again[0] is ids and again[1] == where:
+            return again[2]
+        batch = self._host.merge([given])
+        self._scanner.again = (ids, where, batch)
+        return batch
+
+    def generate(self, options: dict[str, Any]) -> None:
+        """Make it a generation with these options of the host; raises InputError where it takes no such options."""
+        if self._taken:
+            self._host.merge(self._taken, options)
+        self._generation = options
+
+    def steps(self) -> int:
+        """The most steps that the run can have."""
+        if not self._taken:
+            raise InputError(
+                "the block has no input yet, so that its steps cannot be counted",
+                remedy="open tracer.invoke(prompt) first, or give the loop an end: tracer.iter[:5]",
+            )
+        return self._host.steps(self.call())
+
+    def batch(self) -> Batch:
+        """One forward pass with all inputs; raises Undescribed where there is none yet."""
+        if not self._taken:
+            raise Undescribed("the block has no input yet")
+        if self._batch is None:
+            self._batch = self._host.merge(self._taken)
+        return self._batch
+
+    def call(self) -> Batch:
+        """What the run calls: the forward pass, or the generation."""
+        return self.batch() if self._generation is None else self._host.merge(self._taken, self._generation)

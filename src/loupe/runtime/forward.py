@@ -92,7 +92,7 @@ class Pass:
         leaves = Leaves(modules, attached, given, self._parts, collects=collects)
         self._tracking = Tracking(leaves, batch)
         aside: list[tuple[dict[str, Any], str, Any]] = []
-        self._memory = Weights(modules, attached, aside)
+        self._memory = Weights(modules, attached, aside, self._parts)
         self._exchange = Exchange(modules, self._memory, aside)
         passed = never if order is None else self._progress.times_passed
         self._taps = Taps(modules, self._visit, self._refuse_second_run, self._keep_weight, passed)

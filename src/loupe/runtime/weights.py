@@ -24,12 +24,20 @@ class Weights:
 
     That is decided when a line runs, by the memory that it is about: a weight comes to a block in many ways (as an
     operation's input, as a view, inside a list, from an earlier block). Modules at the paths `attached` are the user's,
-    and may be changed. `aside` are the parameters in whose places an edit has put others: `(table, name, own)`.
+    and may be changed; `parts` gives all modules of the model.
+    `aside` are the parameters in whose places an edit has put others: `(table, name, own)`.
     The memory is looked through once in a pass, when a line first asks.
     """
 
-    def __init__(self, modules: Callable[[str], nn.Module], attached: Collection[str], aside: Aside) -> None:
+    def __init__(
+        self,
+        modules: Callable[[str], nn.Module],
+        attached: Collection[str],
+        aside: Aside,
+        parts: Callable[[], Iterable[nn.Module]],
+    ) -> None:
         self._modules = modules
+        self._parts = parts
         self._attached = attached
         self._aside = aside
         self._known: set[int | None] | None = None
@@ -61,7 +69,7 @@ class Weights:
     def _own_modules(self) -> Iterable[nn.Module]:
         root = self._modules("")
         if not self._attached:
-            return modules_of(root)
+            return self._parts()
         named = root.named_modules(remove_duplicate=False)
         return {id(module): module for path, module in named if not is_within(path, self._attached)}.values()
 

@@ -74,7 +74,7 @@ class Descriptions:
         """Whether the value at a site is a tensor, by one scan of the model; true where that cannot tell."""
         key = (site.path, site.port, site.op)
         known = self._scanner.kinds.get(key)
-        if known is None and self._inputs:
+        if known is None and self._inputs.taken:
             known = self._scanner.kinds[key] = self._scan_for_tensor(site)
         return known is not False
 

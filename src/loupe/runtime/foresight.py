@@ -79,7 +79,7 @@ class Foresight:
 
     def calls_each(self, path: str) -> int:
         """How often one step calls a module: a generation's steps are told apart by it."""
-        if not self._inputs.generates or not self._inputs:
+        if not self._inputs.generates or not self._inputs.taken:
             return 1
         passed = self.of_run().values
         return max(sum(event.path == path and event.phase == "in" and event.op is None for event in passed), 1)
@@ -112,7 +112,7 @@ class Foresight:
 
     def know_rows(self, plan: Plan) -> None:
         """Find the rows of every site that one prompt of several is about, before a pass needs them."""
-        if len(self._inputs) < 2:
+        if len(self._inputs.taken) < 2:
             return
         batch = self._inputs.batch()
         rows = Rows(batch.rows, batch.total)

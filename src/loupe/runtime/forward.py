@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Generator, Iterable
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
@@ -14,6 +14,7 @@ from loupe.errors import LoupeError
 from loupe.graph.node import RESULT, Event, Node, is_within
 from loupe.ops.gradients import without_history
 from loupe.runtime.aliasing import Tap
+from loupe.runtime.answered import settings, settings_key, stand_ins
 from loupe.runtime.batching import Axes, Rows
 from loupe.runtime.branching import Branch, Branching, grow
 from loupe.runtime.checkpoints import refuse_second_run
@@ -23,20 +24,19 @@ from loupe.runtime.host import Batch, Host
 from loupe.runtime.interpreter import Interpreter, Surroundings
 from loupe.runtime.leaves import Leaves
 from loupe.runtime.offloaded import parameter_at, send_away
+from loupe.runtime.open_sites import OpenSite, OpenSkip
 from loupe.runtime.order import Order
 from loupe.runtime.plain import modules_of, set_plain
 from loupe.runtime.plan import Plan
 from loupe.runtime.progress import Progress
 from loupe.runtime.replaced import Replaced
 from loupe.runtime.rows import RowsFirst
-from loupe.runtime.taps import OpenSite, OpenSkip, Taps, never
+from loupe.runtime.taps import Taps, never
 from loupe.runtime.tensors import map_tensors, share_memory, storages_of
 from loupe.runtime.tracking import Tracking
 from loupe.runtime.tree import Tree
 from loupe.runtime.weights import Weights, as_before
 from loupe.runtime.worker import PausedCall
-
-_NOTHING_TO_SET: AbstractContextManager[None] = nullcontext()
 
 
 class StopPass(BaseException):
@@ -122,7 +122,7 @@ class Pass:
         if self.ended:
             self._exchange.put()
             try:
-                with self._settings(plan, self._host.module), self._tracking.again():
+                with settings(self._host, plan, self._host.module), self._tracking.again():
                     self.interpreter.load(plan)
                     self.interpreter.drain()
             finally:
@@ -148,7 +148,7 @@ class Pass:
         """Whether a longer plan can be met from here, or names something that has already passed."""
         if not self._tracking.covers(plan, self.interpreter.values):
             return False
-        if self._key_of(plan) != self._settings_key:
+        if settings_key(self._host, plan) != self._settings_key:
             return False
         if self._plan is None or plan.caches != self._plan.caches:
             return False  # a cache is about the pass from its start
@@ -187,9 +187,9 @@ class Pass:
         plan = self._plan
         assert plan is not None
         model = self._host.module
-        self._settings_key = self._key_of(plan)
+        self._settings_key = settings_key(self._host, plan)
         try:
-            with self._settings(plan, model):
+            with settings(self._host, plan, model):
                 unusual = self._tree.unusual(model)
                 put_back = set_plain(unusual) if unusual else None
                 try:
@@ -231,35 +231,15 @@ class Pass:
         """The modules of the whole model, of which the host's may be one."""
         return modules_of(self._modules("")) if self._host.prefix else self._tree.modules(self._host.module)
 
-    def _key_of(self, plan: Plan) -> str:
-        """Names what a run of this plan sets on the model."""
-        answers = plan.answers
-        if answers.settings_key is None:
-            answers.settings_key = self._host.settings_key(plan.graph)
-        return answers.settings_key
-
-    def _settings(self, plan: Plan, model: nn.Module) -> AbstractContextManager[None]:
-        """What a run of this plan sets on the model."""
-        if plan.answers.sets_nothing:
-            return _NOTHING_TO_SET
-        found = self._host.settings(plan.graph, model)
-        plan.answers.sets_nothing = type(found) is nullcontext
-        return found
-
     def _take_up(self, plan: Plan) -> None:
         """Attach what a plan needs beyond what is attached, and do what can be done at once."""
         new = plan.graph.nodes[self._taken_up :] if plan.grows else plan.graph.nodes
         self._taken_up = len(plan.graph.nodes)
-        stand_ins = plan.answers.stand_ins
-        if stand_ins is None:
-            sites = dict.fromkeys(n.site for n in new if n.kind in ("read", "write") and n.gradient_of is None)
-            others = [(s.event, self._host.stand_in(s)) for s in sites if s.path != RESULT]
-            stand_ins = {event: other.event for event, other in others if other is not None}
-            plan.answers.stand_ins = stand_ins
+        others = stand_ins(self._host, plan, new)
         events = [plan.events[n.id] for n in new if n.id in plan.events] if plan.grows else plan.gates
         if self.order is not None:
             self._taps.attach(self.order.around(events), {})
-        self._taps.attach(events, stand_ins)
+        self._taps.attach(events, others)
         self.interpreter.load(plan)
         self.interpreter.drain()
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -16,23 +15,16 @@ from loupe.runtime.meta import Scanner
 class Inputs:
     """What the invokes of one run were given, the options of its generation, and the call that these make.
 
-    `scanner` remembers the call of the token ids that were given last, for the next run.
+    `taken` are the inputs so far, in order. `scanner` remembers the call of the token ids that were given last,
+    for the next run.
     """
 
     def __init__(self, host: Host, scanner: Scanner) -> None:
         self._host = host
         self._scanner = scanner
-        self._taken: list[Input] = []
+        self.taken: list[Input] = []
         self._generation: dict[str, Any] | None = None
         self._batch: Batch | None = None
-
-    def __len__(self) -> int:
-        return len(self._taken)
-
-    @property
-    def taken(self) -> Sequence[Input]:
-        """The inputs so far, in order."""
-        return self._taken
 
     @property
     def generates(self) -> bool:
@@ -41,10 +33,10 @@ class Inputs:
 
     def add(self, args: tuple[Any, ...], kwargs: dict[str, Any], line: Line) -> int:
         """Take one more; raises InputError, on its own line, where it cannot be used. Returns its number."""
-        self._taken.append(Input(args, kwargs, line))
-        alone = self._alone(self._taken[-1])
-        self._batch = alone if len(self._taken) == 1 else None
-        return len(self._taken) - 1
+        self.taken.append(Input(args, kwargs, line))
+        alone = self._alone(self.taken[-1])
+        self._batch = alone if len(self.taken) == 1 else None
+        return len(self.taken) - 1
 
     def _alone(self, given: Input) -> Batch:
         """The call of one input; token ids that were given last, and are as they were, make the same call again."""
@@ -61,13 +53,13 @@ class Inputs:
 
     def generate(self, options: dict[str, Any]) -> None:
         """Make it a generation with these options of the host; raises InputError where it takes no such options."""
-        if self._taken:
-            self._host.merge(self._taken, options)
+        if self.taken:
+            self._host.merge(self.taken, options)
         self._generation = options
 
     def steps(self) -> int:
         """The most steps that the run can have."""
-        if not self._taken:
+        if not self.taken:
             raise InputError(
                 "the block has no input yet, so that its steps cannot be counted",
                 remedy="open tracer.invoke(prompt) first, or give the loop an end: tracer.iter[:5]",
@@ -76,12 +68,12 @@ class Inputs:
 
     def batch(self) -> Batch:
         """One forward pass with all inputs; raises Undescribed where there is none yet."""
-        if not self._taken:
+        if not self.taken:
             raise Undescribed("the block has no input yet")
         if self._batch is None:
-            self._batch = self._host.merge(self._taken)
+            self._batch = self._host.merge(self.taken)
         return self._batch
 
     def call(self) -> Batch:
         """What the run calls: the forward pass, or the generation."""
-        return self.batch() if self._generation is None else self._host.merge(self._taken, self._generation)
+        return self.batch() if self._generation is None else self._host.merge(self.taken, self._generation)

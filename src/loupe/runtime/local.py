@@ -100,8 +100,9 @@ class LocalRun:
         if self._start is not None:
             self._start.restore()
             self._start = None
-        self._foresight.forget()
-        self._descriptions.forget()
+        if number:  # before the first nothing was known
+            self._foresight.forget()
+            self._descriptions.forget()
         return number
 
     def collect_weights(self) -> None:
@@ -198,7 +199,7 @@ class LocalRun:
     def finish(self) -> Outcome:
         """Run the graph to its end."""
         try:
-            if not self._inputs:
+            if not self._inputs.taken:
                 if not len(self._graph):
                     return Outcome({})
                 raise InputError(
@@ -224,7 +225,7 @@ class LocalRun:
 
     def kind(self) -> Hashable:
         """What this run has to have in common with others to be run with them; None where it has to run alone."""
-        if self._scans or self._collects or self._pass is not None or not self._inputs:
+        if self._scans or self._collects or self._pass is not None or not self._inputs.taken:
             return None
         return None if has_to_run_alone(self._graph) else kind_of(self._host, self._graph, self._inputs.batch())
 
@@ -296,7 +297,7 @@ class LocalRun:
         self._end_pass()
 
     def _begin_pass(self, plan: Plan, *, pausable: bool) -> None:
-        if not self._inputs:
+        if not self._inputs.taken:
             raise InputError(
                 "the block has no input yet", remedy="pass a prompt to trace(...), or use tracer.invoke(prompt)"
             )

@@ -19,11 +19,12 @@ from loupe.runtime.batching import Along
 from loupe.runtime.host import Batch
 from loupe.runtime.lookup import module_named
 from loupe.runtime.offloaded import placements
+from loupe.runtime.open_sites import OpenSite
 from loupe.runtime.ops_tap import Operation, calling_line, watching, without_taps
 from loupe.runtime.order import Order
 from loupe.runtime.plain import named_parts, plainly, submodule
 from loupe.runtime.plans import Plans
-from loupe.runtime.taps import OpenSite, Taps
+from loupe.runtime.taps import Taps
 from loupe.runtime.tensors import map_tensors, tensors_in, version_of
 from loupe.runtime.tree import Tree
 

@@ -14,9 +14,10 @@ from loupe.graph.node import RESULT, Event, is_within
 from loupe.runtime.batching import MIXED, NOWHERE, SHARED, Along, leaf_shapes
 from loupe.runtime.host import Batch, Host, Input
 from loupe.runtime.meta import Scan
+from loupe.runtime.open_sites import OpenSite
 from loupe.runtime.plain import plainly
 from loupe.runtime.replay import aside
-from loupe.runtime.taps import OpenSite, Taps
+from loupe.runtime.taps import Taps
 from loupe.runtime.tensors import map_tensors, tensors_in
 
 

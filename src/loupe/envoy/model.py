@@ -152,7 +152,8 @@ class Root(Envoy):
         if self._edits:
             put_edits(graph, self._edits, path, self._parts.attached)
             graph.edited = len(graph)
-        session = next((each for each in reversed(open_sessions()) if each.key is self._host), None)
+        sessions = open_sessions()
+        session = next((each for each in reversed(sessions) if each.key is self._host), None) if sessions else None
         run = self.local_run(graph, path, Opened(graph, rest=session))
         return Tracer(Recorder(self, run, graph, line, session), args, kwargs, generation)
 

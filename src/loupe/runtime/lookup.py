@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -63,18 +62,24 @@ def tensor_named(modules: Modules, path: str) -> torch.Tensor:
     return value
 
 
-@contextmanager
-def with_lines_of(graph: Graph, modules: Modules) -> Generator[None]:
+class with_lines_of:
     """Let what is not found in a run be told with the line of the first node that names it."""
-    try:
-        yield
-    except UnknownModuleError as error:
-        if error.line is not None:
-            raise
-        found = next((node for node in graph if _is_unknown(node, modules, error)), None)
-        if found is None:
-            raise
-        raise UnknownModuleError(error.fact, remedy=error.remedy, line=found.line) from None
+
+    __slots__ = ("_graph", "_modules")
+
+    def __init__(self, graph: Graph, modules: Modules) -> None:
+        self._graph = graph
+        self._modules = modules
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
+        if not isinstance(error, UnknownModuleError) or error.line is not None:
+            return
+        found = next((node for node in self._graph if _is_unknown(node, self._modules, error)), None)
+        if found is not None:
+            raise UnknownModuleError(error.fact, remedy=error.remedy, line=found.line) from None
 
 
 def _is_unknown(node: Node, modules: Modules, error: UnknownModuleError) -> bool:

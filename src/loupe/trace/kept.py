@@ -74,6 +74,8 @@ class Kept:
 
     def fill(self, results: dict[str, Any]) -> None:
         """Give the saved values to the user's handles, and put them into saved containers."""
+        if not (self._cells or self.caches or self.containers):
+            return
         each = {node.target for node in self._graph.nodes if node.steps is not None and node.kind == "save"}
         most = self._execution.steps() if each else 0
         for name, cell in self._cells.items():

@@ -16,7 +16,7 @@ from loupe.runtime.describe import Describer
 from loupe.runtime.foresight import Foresight
 from loupe.runtime.host import Host
 from loupe.runtime.inputs import Inputs
-from loupe.runtime.lookup import Modules, with_lines_of
+from loupe.runtime.lookup import Modules, WithLinesOf
 from loupe.runtime.meta import Scanner
 from loupe.runtime.ops_tap import Operation, listing
 from loupe.runtime.plain import plainly
@@ -67,7 +67,7 @@ class Descriptions:
                 scan.values[event] = scan.values[other]
         if self._describer is None:
             self._describer = Describer(self._graph, self._scanner, self._given)
-        with with_lines_of(self._graph, self._modules):
+        with WithLinesOf(self._graph, self._modules):
             return self._describer.describe(node, scan, Rows(batch.rows, batch.total), self._foresight.axes())
 
     def is_tensor(self, site: Site) -> bool:

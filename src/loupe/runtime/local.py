@@ -22,7 +22,7 @@ from loupe.runtime.growing import Growing
 from loupe.runtime.host import Host
 from loupe.runtime.inputs import Inputs
 from loupe.runtime.joined import has_to_run_alone, kind_of, run_joined
-from loupe.runtime.lookup import strictly, with_lines_of
+from loupe.runtime.lookup import WithLinesOf, strictly
 from loupe.runtime.meta import Scanner
 from loupe.runtime.missed import no_step
 from loupe.runtime.offloaded import devices_of
@@ -144,7 +144,7 @@ class LocalRun:
     def _value(self, graph: Graph, node: int) -> Any:
         if self._pass is not None and node in self._pass.interpreter.values:
             return self._pass.interpreter.values[node]
-        with with_lines_of(graph, self._modules):
+        with WithLinesOf(graph, self._modules):
             plan = self._growing.look(node) if graph is self._graph and not self._failed else None
             if plan is None:
                 keep = set(range(len(graph))) - graph.users_of(self._failed)  # what has failed once is not tried again
@@ -205,7 +205,7 @@ class LocalRun:
                 raise InputError(
                     "the block has no input", remedy="pass a prompt to trace(...), or use tracer.invoke(prompt)"
                 )
-            with with_lines_of(self._graph, self._modules):
+            with WithLinesOf(self._graph, self._modules):
                 graph = self._graph if not self._scans and not self._recorded.is_stepwise() else self._unrolled().graph
                 plan = self._scanner.plans.of(graph, changing=self._recorded.changing(), everything=self._scans)
                 if self._pass is not None and not plan.wanted and plan.live <= self._pass.interpreter.done:

@@ -62,7 +62,7 @@ def tensor_named(modules: Modules, path: str) -> torch.Tensor:
     return value
 
 
-class with_lines_of:
+class WithLinesOf:
     """Let what is not found in a run be told with the line of the first node that names it."""
 
     __slots__ = ("_graph", "_modules")

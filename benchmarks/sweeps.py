@@ -8,10 +8,10 @@ from typing import Any
 
 import torch
 from torch import nn
-from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
+from transformers import LlamaConfig, LlamaForCausalLM
 
 from benchmarks.suite import Suite
-from benchmarks.tiny_gpt2 import hidden_states
+from benchmarks.tiny_gpt2 import gpt2, hidden_states
 from loupe import LanguageModel
 
 
@@ -115,11 +115,7 @@ class SweepTinyGPT2(Sweep):
     name = "sweeps on GPT-2: 12 layers, width 96, 10 tokens"
 
     def build(self) -> nn.Module:
-        return GPT2LMHeadModel(
-            GPT2Config(
-                vocab_size=2048, n_embd=96, n_layer=12, n_head=12, n_positions=64, bos_token_id=0, eos_token_id=0
-            )
-        )
+        return gpt2(96, 2048)
 
 
 class SweepTinyLlama(Sweep):
@@ -151,4 +147,4 @@ class SweepSmallGPT2(Sweep):
     rounds = 3
 
     def build(self) -> nn.Module:
-        return GPT2LMHeadModel(GPT2Config())
+        return gpt2(768, 50257)

@@ -14,6 +14,21 @@ from benchmarks.suite import Stop, Suite
 from loupe import LanguageModel
 
 
+def gpt2(width: int, vocabulary: int) -> nn.Module:
+    """Twelve blocks of GPT-2 with twelve heads each, with random weights."""
+    config = GPT2Config(
+        vocab_size=vocabulary,
+        n_embd=width,
+        n_layer=12,
+        n_head=12,
+        n_positions=256,
+        bos_token_id=0,
+        eos_token_id=0,
+        pad_token_id=0,
+    )
+    return GPT2LMHeadModel(config)
+
+
 class TinyGPT2(Suite):
     """Twelve blocks of width 96 with random weights, ten tokens."""
 
@@ -26,17 +41,7 @@ class TinyGPT2(Suite):
 
     def __init__(self) -> None:
         torch.manual_seed(0)
-        config = GPT2Config(
-            vocab_size=self.vocabulary,
-            n_embd=self.width,
-            n_layer=12,
-            n_head=12,
-            n_positions=256,
-            bos_token_id=0,
-            eos_token_id=0,
-            pad_token_id=0,
-        )
-        self.module = GPT2LMHeadModel(config).eval()
+        self.module = gpt2(self.width, self.vocabulary).eval()
         self.model = LanguageModel(self.module)
         self.ids, self.other = torch.randint(1, self.vocabulary, (2, 1, self.tokens))
         self.stored = torch.randn(1, self.width)

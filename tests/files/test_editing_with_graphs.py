@@ -32,15 +32,6 @@ def scaled(factor, x=X):
         return tiny.stack()(x)
 
 
-@pytest.fixture
-def stored(tmp_path):
-    def store(graph):
-        graph.save(tmp_path / "graph.loupe")
-        return loupe.load(tmp_path / "graph.loupe")
-
-    return store
-
-
 def out_of(model, x=X):
     with model.trace(x):
         out = model.output.save()

@@ -41,15 +41,6 @@ def scaled(factor=2.0, x=X):
         return tiny.stack()(x)
 
 
-@pytest.fixture
-def stored(tmp_path):
-    def store(graph):
-        graph.save(tmp_path / "graph.loupe")
-        return loupe.load(tmp_path / "graph.loupe")
-
-    return store
-
-
 @pytest.mark.parametrize("rows", [1, 2, 5])
 def test_other_numbers_of_rows(stored, rows):
     x = torch.linspace(-2, 1, 8 * rows).reshape(rows, 8)

@@ -83,12 +83,11 @@ def test_a_tensor_that_the_block_changes_stays_where_it_is():
         Node(2, "apply", "torch.stack", ([Ref(0), Const(0), Const(1)],)),
         Node(3, "save", "value", (Ref(2),)),
     ]
-    devices = Devices()
-    devices.load(make_plan(graph))
-    assert devices.brought(Const(0), mine, META) is mine
-    assert devices.brought(Const(1), other, META).device == META
+    devices, plan = Devices(), make_plan(graph)
+    assert devices.brought(plan, Const(0), mine, META) is mine
+    assert devices.brought(plan, Const(1), other, META).device == META
 
     args = [[torch.ones(3, device=META), mine, other]]
-    devices.bring(graph[2], args, {}, META)
+    devices.bring(plan, graph[2], args, {}, META)
     assert args[0][1] is mine
     assert args[0][2].device == META

@@ -59,6 +59,7 @@ class TransformersHost:
             tokenizer = self._checkpoint.tokenizer(self._module)
         self.tokenizer = tokenizer
         self._table_at: tuple[str, nn.Module] | None = None
+        self._again: tuple[torch.Tensor, Any, Batch] | None = None  # the token ids that were given last, and their call
         self._left = is_decoder(self._module)
         self._positions = positions_of(self._module)
         self._attention = Attention(lambda: self._module)
@@ -104,10 +105,23 @@ class TransformersHost:
         """One call for several prompts, padded to one length, with position ids where a row is padded on the left.
 
         With `generation` it is a call of `generate` with these options, which counts positions itself. A second stack
-        for which nothing is given reads the token at which a generation starts.
+        for which nothing is given reads the token at which a generation starts. Token ids that were given last, and are
+        as they were, make the same call again.
 
         Raises InputError for an empty prompt, and for one that is longer than the model's table of positions.
         """
+        ids = _lone_ids(inputs) if generation is None else None
+        if ids is None:
+            return self._merged(inputs, generation)
+        table, again = self._table(), self._again
+        where = ids._version, self._module, table, input_device(self._module, table)
+        if again is not None and again[0] is ids and again[1] == where:
+            return again[2]
+        batch = self._merged(inputs, None)
+        self._again = ids, where, batch
+        return batch
+
+    def _merged(self, inputs: Sequence[Input], generation: dict[str, Any] | None) -> Batch:
         if generation is not None and not can_generate(self._module):
             raise InputError(
                 f"{type(self._module).__name__} cannot generate",
@@ -259,6 +273,13 @@ class TransformersHost:
     def view(self, path: str, port: str) -> str | None:
         """The model's output as logits where it has them, a block's output by its hidden states."""
         return self._outputs.view(path, port)
+
+
+def _lone_ids(inputs: Sequence[Input]) -> torch.Tensor | None:
+    """The token ids of the one input, where nothing else is given, and torch counts what changes them."""
+    args, kwargs, _ = inputs[0]
+    ids = args[0] if len(inputs) == 1 and len(args) == 1 and not kwargs else None
+    return None if type(ids) is not torch.Tensor or ids.is_floating_point() or ids.is_inference() else ids
 
 
 def _parameters_of(module: nn.Module) -> frozenset[str]:

@@ -52,7 +52,7 @@ class Aliasing:
     taps: Sequence[Tap]
     parameter: Callable[[str], Any]
     weights: Weights
-    snapshots: dict[int, dict[int, Any]] = field(default_factory=dict)
+    snapshots: dict[int, dict[int, Any]]
     _pending: int = 0
     _saved: dict[int, list[str]] = field(default_factory=dict)
     _looked_through: int = 0

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Set
+from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -24,31 +24,28 @@ class Devices:
 
     def __init__(self) -> None:
         self._moved: dict[tuple[int, torch.device], torch.Tensor] = {}
-        self._written: Set[int] = frozenset()
 
-    def load(self, plan: Plan) -> None:
-        """Take a plan, or the longer plan of a graph that has grown since."""
-        self._written = plan.written
-
-    def bring(self, node: Node, args: list[Any], kwargs: dict[str, Any], device: torch.device | None) -> None:
+    def bring(
+        self, plan: Plan, node: Node, args: list[Any], kwargs: dict[str, Any], device: torch.device | None
+    ) -> None:
         """Replace constants among the arguments of a node by the same on a device; `args`, `kwargs` are its own."""
         if device is None or node.target in _ABOUT_DEVICES:
             return
         for place, given in enumerate(node.args):
-            args[place] = self.brought(given, args[place], device)
+            args[place] = self.brought(plan, given, args[place], device)
         for name, given in node.kwargs.items():
-            kwargs[name] = self.brought(given, kwargs[name], device)
+            kwargs[name] = self.brought(plan, given, kwargs[name], device)
 
-    def brought(self, given: Any, value: Any, device: torch.device, *, nested: bool = False) -> Any:
+    def brought(self, plan: Plan, given: Any, value: Any, device: torch.device, *, nested: bool = False) -> Any:
         """The value of an argument, with its constants on a device; a lone number is welcome on every device."""
         kind = type(given)
         if kind is tuple or kind is list:
-            return kind([self.brought(*pair, device, nested=True) for pair in zip(given, value, strict=True)])
+            return kind([self.brought(plan, *pair, device, nested=True) for pair in zip(given, value, strict=True)])
         if kind is dict:
-            return {key: self.brought(item, value[key], device, nested=True) for key, item in given.items()}
+            return {key: self.brought(plan, item, value[key], device, nested=True) for key, item in given.items()}
         if kind is not Const or not isinstance(value, torch.Tensor) or value.device == device:
             return value
-        if given.index in self._written or not (value.dim() or nested):
+        if given.index in plan.written or not (value.dim() or nested):
             return value
         key = (given.index, device)
         if key not in self._moved:

@@ -112,8 +112,6 @@ class Foresight:
 
     def know_rows(self, plan: Plan) -> None:
         """Find the rows of every site that one prompt of several is about, before a pass needs them."""
-        if len(self._inputs.taken) < 2:
-            return
         batch = self._inputs.batch()
         rows = Rows(batch.rows, batch.total)
         split = [e for e, nodes in plan.gates.items() if any(not rows.covers_all(plan.graph[n].invoke) for n in nodes)]

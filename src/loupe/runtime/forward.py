@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Generator, Iterable
-from contextlib import contextmanager
-from dataclasses import replace
+from contextlib import AbstractContextManager, contextmanager
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -21,12 +21,12 @@ from loupe.runtime.checkpoints import refuse_second_run
 from loupe.runtime.collect import Collector, cached_events, counting_events
 from loupe.runtime.exchange import Exchange
 from loupe.runtime.host import Batch, Host
-from loupe.runtime.interpreter import Interpreter, Surroundings
-from loupe.runtime.leaves import Leaves
+from loupe.runtime.interpreter import Interpreter
+from loupe.runtime.leaves import Leaves, Untracked, may_need_grad
 from loupe.runtime.offloaded import parameter_at, send_away
 from loupe.runtime.open_sites import OpenSite, OpenSkip
 from loupe.runtime.order import Order
-from loupe.runtime.plain import modules_of, set_plain
+from loupe.runtime.plain import modules_of, on_the_way, set_plain, unusual_among
 from loupe.runtime.plan import Plan
 from loupe.runtime.progress import Progress
 from loupe.runtime.replaced import Replaced
@@ -48,7 +48,7 @@ class Pass:
 
     A pausable one goes on in a worker thread, stands still once its plan is satisfied, and can be given a longer plan.
     The other kind stays in the caller's thread and stops the model there. `tree` knows the modules of the host's model.
-    With `order` sites are tapped when the block names them; without, a pausable pass taps every module.
+    `axes` looks up where the rows are, in the few passes that ask. With `order` sites are tapped when the block names them; without, a pausable pass taps every module.
     """
 
     def __init__(
@@ -56,7 +56,7 @@ class Pass:
         host: Host,
         modules: Callable[[str], nn.Module],
         batch: Batch,
-        axes: Axes,
+        axes: Callable[[], Axes],
         attached: Collection[str],
         given: Callable[[str], Any],
         collector: Collector | None,
@@ -77,38 +77,103 @@ class Pass:
         self._branch: Branch | None = None
         self._axes = axes
         self._attached = attached
+        self._given = given
+        self._collects = collects
         self._pausable = pausable
         self._last = not pausable
         self._paused: PausedCall | None = None
-        self._open: list[Tap] = []
         self._plan: Plan | None = None
         self._collector = collector
         self._tree = tree
         self.order = order
         self._taken_up = 0
-        self._settings_key = ""
-        self._progress = Progress(order)
-        self._replaced = Replaced()
-        leaves = Leaves(modules, attached, given, self._parts, collects=collects)
-        self._tracking = Tracking(leaves, batch)
-        aside: list[tuple[dict[str, Any], str, Any]] = []
-        self._memory = Weights(modules, attached, aside, self._parts)
-        self._exchange = Exchange(modules, self._memory, aside)
+        self._tracks = False
+        self._is_called = False
+        self._aside: list[tuple[dict[str, Any], str, Any]] = []
         passed = never if order is None else self._progress.times_passed
         self._taps = Taps(modules, self._visit, self._refuse_second_run, self._keep_weight, passed)
-        self.interpreter = Interpreter(
-            Surroundings(
-                modules,
-                self._parameter,
-                self._exchange.set,
-                given,
-                self._calling,
-                self._stand_at,
-                leaves.weights,
-                self._memory,
-            ),
-            keep_values=pausable,
-        )
+        self.interpreter = Interpreter(self, keep_values=pausable)
+
+    # What follows is made when a pass first needs it: most passes are over before.
+
+    @cached_property
+    def _progress(self) -> Progress:
+        return Progress(self.order)
+
+    @cached_property
+    def _replaced(self) -> Replaced:
+        return Replaced()
+
+    @cached_property
+    def _leaves(self) -> Leaves:
+        return Leaves(self._modules, self._attached, self._given, self._parts, collects=self._collects)
+
+    @cached_property
+    def _tracking(self) -> Tracking:
+        return Tracking(self._leaves, self._batch)
+
+    @cached_property
+    def _exchange(self) -> Exchange:
+        return Exchange(self._modules, self.memory, self._aside)
+
+    @cached_property
+    def memory(self) -> Weights:
+        """Keeps the model's own parameters as they are."""
+        return Weights(self._modules, self._attached, self._aside, self._parts)
+
+    # -- what nodes need beside values ---------------------------------------------------------------------------------
+
+    def module(self, path: str) -> nn.Module:
+        """The module at a path."""
+        return self._modules(path)
+
+    def parameter(self, path: str) -> Any:
+        """The model's own parameter at a path; without its history where the pass tracks none."""
+        value = parameter_at(self._modules, path)
+        return value if self._tracks else value.detach()
+
+    def set_parameter(self, node: Node, value: Any) -> None:
+        """Let the model run with another parameter."""
+        if self._is_called:
+            self._exchange.close()
+        self._exchange.set(node, value)
+
+    def given(self, name: str) -> Any:
+        """What comes into the run from outside."""
+        return self._given(name)
+
+    def weights(self) -> dict[int, nn.Parameter]:
+        """The model's own parameters, by their ids."""
+        return self._leaves.weights()
+
+    @contextmanager
+    def calling(self, node: Node) -> Generator[None]:
+        """A call that the block makes has no sites, unless the module is attached: then all rows there are its own."""
+        if not is_within(node.target, self._attached):
+            with self._taps.silence(), as_before(self._modules(node.target)):
+                yield
+            return
+        outer = self._rows
+        if node.invoke is not None:
+            slices = tuple((0, int(invoke == node.invoke)) for invoke in range(len(outer.slices)))
+            self._rows = Rows(slices, 1)
+        try:
+            with self._taps.first_run():
+                yield
+        finally:
+            self._rows = outer
+
+    def stand_at(self, *sites: Tap) -> None:
+        """Open the sites of one value, do what is due, stand still where the block asks for it, and close them."""
+        interpreter = self.interpreter
+        try:
+            interpreter.open(*sites)
+            self._rest()
+            for site in sites:
+                interpreter.close(site)
+        except BaseException:
+            interpreter.leave(sites)
+            raise
 
     # -- from the block's side -----------------------------------------------------------------------------------------
 
@@ -120,13 +185,13 @@ class Pass:
         self._plan = plan
         self._last = last
         if self.ended:
-            self._exchange.put()
+            self._put()
             try:
                 with settings(self._host, plan, self._host.module), self._tracking.again():
                     self.interpreter.load(plan)
                     self.interpreter.drain()
             finally:
-                self._exchange.put_back()
+                self._put_back()
         elif not self._pausable:
             self._whole()
         else:
@@ -142,16 +207,18 @@ class Pass:
     def forget(self) -> None:
         """Let go of all values: what is left of a pass refers to itself, and would keep them for a while."""
         self.interpreter.forget()
-        self._exchange.forget()
+        self._aside.clear()
+        if "memory" in self.__dict__:
+            self.memory.forget()
 
     def can_take(self, plan: Plan) -> bool:
         """Whether a longer plan can be met from here, or names something that has already passed."""
         if not self._tracking.covers(plan, self.interpreter.values):
             return False
-        if settings_key(self._host, plan) != self._settings_key:
-            return False
         if self._plan is None or plan.caches != self._plan.caches:
             return False  # a cache is about the pass from its start
+        if settings_key(self._host, plan) != settings_key(self._host, self._plan):
+            return False
         for node_id in plan.live - self.interpreter.done:
             node = plan.graph[node_id]
             if node.kind in ("read", "write") and self._has_passed(node.site.event):
@@ -170,7 +237,7 @@ class Pass:
         return [read for read in plan.changed_sites(node_id) if read in values and share_memory(values[read], storages)]
 
     def _has_passed(self, event: Event) -> bool:
-        if any(site.event == event for site in self._open):
+        if any(site.event == event for site in self.interpreter.taps):
             return False
         if self.ended:
             return True
@@ -187,33 +254,52 @@ class Pass:
         plan = self._plan
         assert plan is not None
         model = self._host.module
-        self._settings_key = settings_key(self._host, plan)
         try:
-            with settings(self._host, plan, model):
-                unusual = self._tree.unusual(model)
+            with settings(self._host, plan, model), self._track(plan):
+                parts = self._tapped_parts(plan, model)
+                unusual = self._tree.unusual(model) if parts is None else unusual_among(parts)
                 put_back = set_plain(unusual) if unusual else None
                 try:
-                    with self._tracking.begin(plan):
-                        self._attach_and_call(plan, model)
+                    self._attach_and_call(plan, model)
+                except StopPass:
+                    self.stopped_early = True
+                    send_away(self._tree.modules(model) if parts is None else parts)
                 except BaseException:
-                    if self._tree.has_own("_hf_hook"):
-                        send_away(self._tree.modules(model))
+                    send_away(self._tree.modules(model))
                     raise
                 finally:
                     self._taps.detach()
                     if put_back is not None:
                         put_back()
-        except StopPass:
-            self.stopped_early = True
         finally:
-            self._exchange.put_back()
-            self._open.clear()
+            self._put_back()
+            self.interpreter.taps.clear()
             if self._collector is not None:
                 self.interpreter.results.update(self._collector.results)
-            self.interpreter.wanted.difference_update(plan.caches)
+                self.interpreter.wanted.difference_update(plan.caches)
             self.ended = True
         if self._collector is not None:
             self._collector.check()
+
+    def _track(self, plan: Plan) -> AbstractContextManager[None]:
+        """Autograd runs where a gradient may be asked for."""
+        if not may_need_grad(plan, self._batch, collects=self._collects):
+            return Untracked()
+        tracking = self._tracking.begin(plan)
+        self._tracks = self._tracking.is_on
+        return tracking
+
+    def _tapped_parts(self, plan: Plan, model: nn.Module) -> list[nn.Module] | None:
+        """The modules that are tapped, and those on the way to them; None where that could be all.
+
+        Compiled code does not come by at a tap, so these run plainly. Other parts may run as they are, but where
+        gradients are tracked, where operations are watched, and where the block may yet name any module.
+        """
+        if self._pausable or self._tracks or plan.looks_inside or plan.caches or self._branching is not None:
+            return None
+        if stand_ins(self._host, plan, plan.graph.nodes):
+            return None
+        return on_the_way(model, self._host.prefix, plan.paths)
 
     def _attach_and_call(self, plan: Plan, model: nn.Module) -> None:
         prefix = self._host.prefix
@@ -244,13 +330,13 @@ class Pass:
         self.interpreter.drain()
 
     def _call_host(self) -> None:
-        self._exchange.close()
+        self._is_called = True
         try:
-            result = self._host.call(self._tracked_apart() if self._tracking.is_on else self._batch)
+            result = self._host.call(self._tracked_apart() if self._tracks else self._batch)
         except LoupeError:
             raise
         except Exception as error:
-            if not self._replaced:
+            if "_replaced" not in self.__dict__:
                 raise
             raise self._replaced.error(error) from error
         self.interpreter.settle_last_steps()
@@ -259,8 +345,8 @@ class Pass:
     def _tracked_apart(self) -> Batch:
         """The call with tensors of its own, so that the user's do not require a gradient when the run is over."""
         batch = self._batch
-        return replace(
-            batch, args=map_tensors(batch.args, without_history), kwargs=map_tensors(batch.kwargs, without_history)
+        return batch._replace(
+            args=map_tensors(batch.args, without_history), kwargs=map_tensors(batch.kwargs, without_history)
         )
 
     def _visit(self, event: Event, value: Any) -> OpenSite | OpenSkip | None:
@@ -279,8 +365,8 @@ class Pass:
                 site = OpenSkip(event, self._rows, self._axes)
             elif site is None:
                 result = event.path == RESULT and self._batch.method == "generate"
-                site = OpenSite(event, value, self._rows, RowsFirst(value) if result else self._axes)
-            self._stand_at(site)
+                site = OpenSite(event, value, self._rows, (lambda: RowsFirst(value)) if result else self._axes)
+            self.stand_at(site)
             for node, before, after in site.changed or ():
                 self._replaced.note(node, before, after)
             value = site.value
@@ -300,7 +386,7 @@ class Pass:
             self._branch, self._rows = branch, branch.rows
         if self._branch is None:
             return value
-        return grow(value, self._axes, before, self._branch, branching.first.total, event)
+        return grow(value, self._axes(), before, self._branch, branching.first.total, event)
 
     def _refuse_second_run(self, path: str) -> None:
         assert self._plan is not None
@@ -308,23 +394,11 @@ class Pass:
 
     def _keep_weight(self, events: Iterable[Event], tensor: torch.Tensor) -> None:
         """What a block makes of an operation that the model does in place goes into a tensor; not into a weight."""
-        if self._memory.is_in(tensor):
+        if self.memory.is_in(tensor):
             plan = self._plan
             assert plan is not None
             nodes = [plan.graph[node] for event in events for node in plan.gates.get(event, ())]
-            self._memory.refuse(next((node for node in nodes if node.kind == "write"), nodes[0]), [tensor])
-
-    def _stand_at(self, *sites: Tap) -> None:
-        """Open the sites of one value, do what is due, stand still where the block asks for it, and close them."""
-        self._open.extend(sites)
-        try:
-            self.interpreter.open(*sites)
-            self._rest()
-            for site in sites:
-                self.interpreter.close(site)
-        finally:
-            for site in sites:
-                self._open.remove(site)
+            self.memory.refuse(next((node for node in nodes if node.kind == "write"), nodes[0]), [tensor])
 
     def _rest(self) -> None:
         """Where nothing is wanted any more: stop the model, or stand still for a block that is still being written."""
@@ -338,33 +412,20 @@ class Pass:
             if self._last:
                 raise StopPass
             assert self._paused is not None
-            self._exchange.put_back()  # the user's other lines see the model as it is
+            self._put_back()  # the user's other lines see the model as it is
             self._tracking.pause()
             try:
                 self._paused.pause()
             finally:
                 self._tracking.resume()
-                self._exchange.put()
+                self._put()
             assert self._plan is not None  # the longer plan with which the pass was resumed
             self._take_up(self._plan)
 
-    def _parameter(self, path: str) -> Any:
-        value = parameter_at(self._modules, path)
-        return value if self._tracking.is_on else value.detach()
+    def _put(self) -> None:
+        if self._aside:
+            self._exchange.put()
 
-    @contextmanager
-    def _calling(self, node: Node) -> Generator[None]:
-        """A call that the block makes has no sites, unless the module is attached: then all rows there are its own."""
-        if not is_within(node.target, self._attached):
-            with self._taps.silence(), as_before(self._modules(node.target)):
-                yield
-            return
-        outer = self._rows
-        if node.invoke is not None:
-            slices = tuple((0, int(invoke == node.invoke)) for invoke in range(len(outer.slices)))
-            self._rows = Rows(slices, 1)
-        try:
-            with self._taps.first_run():
-                yield
-        finally:
-            self._rows = outer
+    def _put_back(self) -> None:
+        if self._aside:
+            self._exchange.put_back()

@@ -5,8 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 from weakref import WeakKeyDictionary
 
 from torch import nn
@@ -16,8 +15,7 @@ from loupe.graph.graph import Graph
 from loupe.graph.node import Event, Site
 
 
-@dataclass(frozen=True, slots=True)
-class Input:
+class Input(NamedTuple):
     """What one invoke was given, as the user wrote it."""
 
     args: tuple[Any, ...]
@@ -25,14 +23,13 @@ class Input:
     line: Line | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Batch:
+class Batch(NamedTuple):
     """The call that runs all inputs at once, and the rows `(start, size)` of each input in it."""
 
     args: tuple[Any, ...]
     kwargs: dict[str, Any]
     rows: tuple[tuple[int, int], ...] = ()
-    total: int = field(default=0)
+    total: int = 0
     method: str = "forward"
 
 

@@ -4,24 +4,19 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
-
 from loupe.errors import InputError, Line
 from loupe.runtime.describe import Undescribed
 from loupe.runtime.host import Batch, Host, Input
-from loupe.runtime.meta import Scanner
 
 
 class Inputs:
     """What the invokes of one run were given, the options of its generation, and the call that these make.
 
-    `taken` are the inputs so far, in order. `scanner` remembers the call of the token ids that were given last,
-    for the next run.
+    `taken` are the inputs so far, in order.
     """
 
-    def __init__(self, host: Host, scanner: Scanner) -> None:
+    def __init__(self, host: Host) -> None:
         self._host = host
-        self._scanner = scanner
         self.taken: list[Input] = []
         self._generation: dict[str, Any] | None = None
         self._batch: Batch | None = None
@@ -34,22 +29,9 @@ class Inputs:
     def add(self, args: tuple[Any, ...], kwargs: dict[str, Any], line: Line) -> int:
         """Take one more; raises InputError, on its own line, where it cannot be used. Returns its number."""
         self.taken.append(Input(args, kwargs, line))
-        alone = self._alone(self.taken[-1])
+        alone = self._host.merge(self.taken[-1:])
         self._batch = alone if len(self.taken) == 1 else None
         return len(self.taken) - 1
-
-    def _alone(self, given: Input) -> Batch:
-        """The call of one input; token ids that were given last, and are as they were, make the same call again."""
-        ids = given.args[0] if len(given.args) == 1 and not given.kwargs else None
-        if type(ids) is not torch.Tensor or ids.is_floating_point() or ids.is_inference():
-            return self._host.merge([given])
-        module, again = self._host.module, self._scanner.again
-        where = (ids._version, id(module), next((each.device for each in module.parameters()), None))
-        if again is not None and again[0] is ids and again[1] == where:
-            return again[2]
-        batch = self._host.merge([given])
-        self._scanner.again = (ids, where, batch)
-        return batch
 
     def generate(self, options: dict[str, Any]) -> None:
         """Make it a generation with these options of the host; raises InputError where it takes no such options."""

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractContextManager
+from functools import cached_property
 from heapq import heappop, heappush
-from typing import Any, NamedTuple
+from typing import Any, Protocol
 
 import torch
 
@@ -28,21 +29,41 @@ from loupe.runtime.weights import Weights
 _NUMBERS = frozenset((int, type(None)))
 
 
-class Surroundings(NamedTuple):
-    """What nodes need beside values: the model's modules and parameters, and what surrounds a call of a module.
+class Surroundings(Protocol):
+    """What nodes need beside values: the model's modules and parameters, and what surrounds a call of a module."""
 
-    `weights` gives the model's own parameters by their ids, `memory` keeps these as they are, `visit` opens sites that
-    open together.
-    """
+    @property
+    def memory(self) -> Weights:
+        """Keeps the model's own parameters as they are."""
+        ...
 
-    module: Callable[[str], Any]
-    parameter: Callable[[str], Any]
-    set_parameter: Callable[[Node, Any], None]
-    given: Callable[[str], Any]
-    calling: Callable[[Node], AbstractContextManager[None]]
-    visit: Callable[..., None]
-    weights: Callable[[], Mapping[int, torch.Tensor]]
-    memory: Weights
+    def module(self, path: str) -> Any:
+        """The module at a path."""
+        ...
+
+    def parameter(self, path: str) -> Any:
+        """The parameter at a path."""
+        ...
+
+    def set_parameter(self, node: Node, value: Any) -> None:
+        """Let the model run with another parameter."""
+        ...
+
+    def given(self, name: str) -> Any:
+        """What comes into the run from outside."""
+        ...
+
+    def calling(self, node: Node) -> AbstractContextManager[None]:
+        """Surrounds the call of a module that a node makes."""
+        ...
+
+    def stand_at(self, *sites: Tap) -> None:
+        """Open sites that open together, do what is due, and close them."""
+        ...
+
+    def weights(self) -> Mapping[int, torch.Tensor]:
+        """The model's own parameters, by their ids."""
+        ...
 
 
 class Interpreter:
@@ -69,14 +90,23 @@ class Interpreter:
         self._uses: dict[int, int] = {}
         self._ready: list[int] = []
         self._gate_open: set[int] = set()
-        self._taps: list[Tap] = []
-        self._weights = surroundings.memory
-        self._aliasing = Aliasing(
-            self.values, self.results, self.done, self._taps, surroundings.parameter, self._weights
+        self.taps: list[Tap] = []
+        self._snapshots: dict[int, dict[int, Any]] = {}
+
+    @cached_property
+    def _aliasing(self) -> Aliasing:
+        around = self.surroundings
+        return Aliasing(
+            self.values, self.results, self.done, self.taps, around.parameter, around.memory, self._snapshots
         )
-        self._snapshots = self._aliasing.snapshots
-        self._history = History(self.values)
-        self._devices = Devices()
+
+    @cached_property
+    def _history(self) -> History:
+        return History(self.values)
+
+    @cached_property
+    def _devices(self) -> Devices:
+        return Devices()
 
     # -- the schedule --------------------------------------------------------------------------------------------------
 
@@ -84,7 +114,6 @@ class Interpreter:
         """Take a plan, or the longer plan of a graph that has grown since."""
         fresh = self.plan is None
         self.plan = plan
-        self._devices.load(plan)
         if fresh:
             self.wanted = set(plan.wanted)
             self._unmet, self._waiters = dict(plan.unmet), dict(plan.waiters)
@@ -95,7 +124,7 @@ class Interpreter:
         self._loaded = len(plan.graph.nodes)
         if not self.keep_values:
             self._uses = dict(plan.uses)
-        for tap in self._taps:
+        for tap in self.taps:
             self._open_gate(tap.event)
         if self.returned:
             self._settle_last_steps()
@@ -117,7 +146,7 @@ class Interpreter:
         A site may open while a node is being done (in a backward pass, in a module that the block calls): what was
         ready before then waits until that node is done.
         """
-        self._taps.extend(taps)
+        self.taps.extend(taps)
         outer = self._ready
         self._ready = list[int]()
         try:
@@ -131,10 +160,16 @@ class Interpreter:
         """Close a site; a write that is still waiting there can never happen."""
         plan, done = self.plan, self.done
         assert plan is not None
-        self._taps.remove(tap)
+        self.taps.remove(tap)
         for node_id in plan.gates.get(tap.event, ()):
             if node_id not in done:
                 raise late_write(plan, done, plan.graph[node_id])
+
+    def leave(self, taps: Iterable[Tap]) -> None:
+        """Close sites whatever still waits there."""
+        for tap in taps:
+            if tap in self.taps:
+                self.taps.remove(tap)
 
     def settle_last_steps(self) -> None:
         """The model has returned: a value of a step that has not happened is that of the last one."""
@@ -163,7 +198,7 @@ class Interpreter:
         node = plan.graph.nodes[node_id]
         value = _KINDS[node.kind](self, node)
         if node_id in plan.differentiated:
-            ask(node, value, self._weights)
+            ask(node, value, self.surroundings.memory)
         self.values[node_id] = value
         self.done.add(node_id)
         self.wanted.discard(node_id)
@@ -194,15 +229,14 @@ class Interpreter:
 
     def forget(self) -> None:
         """Let go of all values."""
-        for held in (self.values, self.results, self._snapshots, self._taps):
+        for held in (self.values, self.results, self._snapshots, self.taps):
             held.clear()
-        self._weights.forget()
 
     # -- the kinds of node ---------------------------------------------------------------------------------------------
 
     def _read(self, node: Node) -> Any:
         assert self.plan is not None
-        tap = self._taps[-1]
+        tap = self.taps[-1]
         return (tap if tap.event == self.plan.events[node.id] else self._tap_of(node)).read(node)
 
     def _write(self, node: Node) -> Any:
@@ -212,18 +246,19 @@ class Interpreter:
             value = without_history(value)
         if node.site.port == "skip" and node.id in self.plan.constants:
             device = device_of_module(self.surroundings.module(node.site.path))
-            value = value if device is None else self._devices.brought(node.args[0], value, device)
+            value = value if device is None else self._devices.brought(self.plan, node.args[0], value, device)
         tap = self._tap_of(node)
-        if node.gradient_of is None and self._weights.is_in(value):
+        memory = self.surroundings.memory
+        if node.gradient_of is None and memory.is_in(value):
             there = () if node.site.port == "skip" else {id(tensor) for tensor in tensors_in(tap.read(node))}
-            value = self._weights.apart(value, there)
+            value = memory.apart(value, there)
         tap.write(node, value)
         return value
 
     def _tap_of(self, node: Node) -> Tap:
         assert self.plan is not None
         event = self.plan.events[node.id]
-        taps = self._taps
+        taps = self.taps
         place = len(taps) - 1
         while taps[place].event != event:
             place -= 1
@@ -261,7 +296,7 @@ class Interpreter:
         assert self.plan is not None
         options = {key: self._resolve(node, arg) for key, arg in node.kwargs.items()}
         loss = self._resolve(node, node.args[0])
-        weights, visit = self.surroundings.weights, self.surroundings.visit
+        weights, visit = self.surroundings.weights, self.surroundings.stand_at
         retain = self.keep_values
         self.collected += run_backward(self.plan, node, self.values, loss, options, weights, visit, retain=retain)
 
@@ -272,7 +307,7 @@ class Interpreter:
         kwargs = {key: self._resolve(node, arg) for key, arg in node.kwargs.items()} if node.kwargs else {}
         try:
             if node.id in plan.constants:
-                self._devices.bring(node, args, kwargs, self._device_for(node))
+                self._devices.bring(plan, node, args, kwargs, self._device_for(node))
             if node.modes is not None:
                 with in_modes(node.modes):
                     return self._applied(node, function, args, kwargs)
@@ -303,7 +338,7 @@ class Interpreter:
         if node.id in plan.memory.mutates:
             return self._aliasing.apply(plan, node, (args, kwargs), lambda a: function(*a[0], **a[1]))
         if node.kind == "call" or node.target in plan.graph.functions:
-            return self._weights.spare(node, (args, kwargs), lambda a: function(*a[0], **a[1]))
+            return self.surroundings.memory.spare(node, (args, kwargs), lambda a: function(*a[0], **a[1]))
         return function(*args, **kwargs)
 
     # -- arguments -----------------------------------------------------------------------------------------------------

@@ -50,6 +50,27 @@ class Untracked:
         torch._C._set_grad_enabled(self._before)
 
 
+def may_need_grad(plan: Plan, batch: Batch, *, collects: bool) -> bool:
+    """Whether a run could track gradients, as far as that can be told without a look at the model."""
+    if plan.backwards or collects:
+        return True
+    if not torch.is_grad_enabled():
+        return False
+    if plan.tracks or plan.given or plan.called:
+        return True
+    return any(map(_one_requires_grad, (batch.args, batch.kwargs.values(), plan.graph.constants)))
+
+
+def _one_requires_grad(values: Iterable[Any]) -> bool:
+    for value in values:
+        if type(value) is torch.Tensor:
+            if value.requires_grad:
+                return True
+        elif any(tensor.requires_grad for tensor in tensors_in(value)):
+            return True
+    return False
+
+
 class Leaves:
     """Tells the user's own leaf tensors from the weights of a model, which require a gradient only where one is asked.
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Hashable, Sequence
-from dataclasses import dataclass, replace
-from typing import Any
+from dataclasses import replace
+from functools import cached_property
+from typing import Any, NamedTuple
 
 import torch
 from torch import nn
@@ -35,8 +36,7 @@ from loupe.runtime.scanning import ConstantsWithoutData, explain, has_no_data
 from loupe.runtime.together import Joining, Together
 
 
-@dataclass(frozen=True, slots=True)
-class Outcome:
+class Outcome(NamedTuple):
     """What a run gives back: the saved values that were reached, and the error that kept others from it."""
 
     results: dict[str, Any]
@@ -69,19 +69,12 @@ class LocalRun:
         self._given: Given = Opened(graph) if given is None else given
         self._came_in: dict[str, Any] = {}
         self._attached = attached
-        self._modules = modules = strictly(modules)
+        self._modules = strictly(modules)
         self._graph = graph
         graph.events = scanner.events
         self._scanner = scanner
-        self._inputs = inputs = Inputs(host, scanner)
-        self._foresight = foresight = Foresight(
-            host, modules, graph, inputs, scanner, attached, self._end_pass, scans=scans
-        )
-        self._descriptions = Descriptions(
-            host, modules, graph, inputs, scanner, foresight, self._given.describe, self._end_pass
-        )
-        self._recorded = Recorded(graph, modules)
-        self._growing = Growing(graph, self._recorded.changing)
+        self._inputs = Inputs(host)
+        self._recorded = Recorded(graph, self._modules)
         self._pass: Pass | None = None
         self._start: Start | None = None
         self._collects = False
@@ -90,6 +83,36 @@ class LocalRun:
         self._locked = False
 
     describes = True
+
+    @cached_property
+    def _foresight(self) -> Foresight:
+        return Foresight(
+            self._host,
+            self._modules,
+            self._graph,
+            self._inputs,
+            self._scanner,
+            self._attached,
+            self._end_pass,
+            scans=self._scans,
+        )
+
+    @cached_property
+    def _descriptions(self) -> Descriptions:
+        return Descriptions(
+            self._host,
+            self._modules,
+            self._graph,
+            self._inputs,
+            self._scanner,
+            self._foresight,
+            self._given.describe,
+            self._end_pass,
+        )
+
+    @cached_property
+    def _growing(self) -> Growing:
+        return Growing(self._graph, self._recorded.changing)
 
     # -- what the block asks -------------------------------------------------------------------------------------------
 
@@ -274,7 +297,8 @@ class LocalRun:
                 self._came_in[name] = self._given.value(name)
         if (plan.written or (plan.given and plan.memory.mutates)) and not self._scans:
             keep_originals(self._graph, plan)
-        self._foresight.know_rows(plan)
+        if len(self._inputs.taken) > 1:
+            self._foresight.know_rows(plan)
         if self._pass is not None and not self._pass.can_take(plan):
             self._end_pass()
         if self._pass is None:
@@ -311,7 +335,7 @@ class LocalRun:
             self._host,
             self._modules,
             self._inputs.call(),
-            self._foresight.axes(),
+            lambda: self._foresight.axes(),
             self._attached,
             self._came_in.__getitem__,
             self._foresight.collector(plan, pausable=pausable) if plan.caches else None,

@@ -131,7 +131,6 @@ class Scanner:
         self.lock = threading.RLock()  # of the twin: scans and blocks without data run on it one after the other
         self.tree = Tree()  # of the module itself
         self.plans = Plans()
-        self.again: tuple[torch.Tensor, Any, Batch] | None = None  # the token ids that were given last, and their call
         self.bytes_of_rows: dict[object, int] = {}  # what one row more takes, by the form of the inputs
         self._module = module
         self._prefix = prefix

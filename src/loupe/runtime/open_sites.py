@@ -22,7 +22,9 @@ class OpenSite:
 
     __slots__ = ("_axes", "_parts", "_rows", "changed", "event", "replaced", "value")
 
-    def __init__(self, event: Event, value: Any, rows: Rows, axes: Axes, *, replaced: bool = False) -> None:
+    def __init__(
+        self, event: Event, value: Any, rows: Rows, axes: Callable[[], Axes], *, replaced: bool = False
+    ) -> None:
         self.event = event
         self.value = value
         self.replaced = replaced  # whether the value is another than the one that passed, without a write
@@ -36,7 +38,7 @@ class OpenSite:
         value = self.value
         if node.invoke is not None and not self._rows.covers_all(node.invoke):
             try:
-                axes = self._axes.of(self.event)
+                axes = self._axes().of(self.event)
                 if self._parts is None or self._parts[0] is not value:  # many prompts read one value
                     self._parts = (value, parts_of(value))
                 value = narrow(value, axes, self._rows, node.invoke, self.event, self._parts[1])
@@ -49,7 +51,7 @@ class OpenSite:
         """Whether one of these storages is a tensor that all prompts have in common, where the node is about one."""
         if self._rows.covers_all(node.invoke):
             return False
-        leaves = zip(tree_leaves(self.value), self._axes.of(self.event), strict=True)
+        leaves = zip(tree_leaves(self.value), self._axes().of(self.event), strict=True)
         return any(axis == SHARED and share_memory(leaf, storages) for leaf, axis in leaves)
 
     def _remember_rows(self, part: Any, axes: tuple[int, ...], invoke: int) -> None:
@@ -69,7 +71,7 @@ class OpenSite:
         if not self._rows.covers_all(node.invoke):
             assert node.invoke is not None
             try:
-                axes = self._axes.of(self.event)
+                axes = self._axes().of(self.event)
                 if node.site.port == "input":
                     part = narrow(before, axes, self._rows, node.invoke, self.event)
                     new = self._with_first(part, value)
@@ -104,7 +106,7 @@ class OpenSkip:
     __slots__ = ("_axes", "_rows", "changed", "event", "value")
     replaced = False
 
-    def __init__(self, event: Event, rows: Rows, axes: Axes) -> None:
+    def __init__(self, event: Event, rows: Rows, axes: Callable[[], Axes]) -> None:
         self.event = event
         self.value: Any = None
         self.changed: list[tuple[Node, Any, Any]] = []
@@ -130,7 +132,7 @@ class OpenSkip:
             output, rest = self.changed[whole[-1]][2], self.changed[whole[-1] + 1 :]
         else:
             by_invoke = {node.invoke: value for node, _, value in self.changed}
-            axes = self._axes.of(self.event._replace(phase="out"))
+            axes = self._axes().of(self.event._replace(phase="out"))
             if len(by_invoke) == len(self._rows.slices):
                 return join_rows([by_invoke[invoke] for invoke in range(len(by_invoke))], axes, self.event)
             output, rest = run(), self.changed
@@ -138,7 +140,7 @@ class OpenSkip:
             event = self.event._replace(phase="out")
             assert node.invoke is not None
             try:
-                output = widen(output, value, self._axes.of(event), self._rows, node.invoke, event)
+                output = widen(output, value, self._axes().of(event), self._rows, node.invoke, event)
             except RowsError as error:
                 raise RowsError(error.fact, remedy=error.remedy, line=node.line) from None
         return output

@@ -39,6 +39,29 @@ def submodule(root: nn.Module, path: str) -> nn.Module:
     return module
 
 
+def on_the_way(root: nn.Module, prefix: str, paths: Iterable[str]) -> list[nn.Module]:
+    """The modules at some paths and all that hold them, from `root` down, which is at the path `prefix`; each once.
+
+    Compiled wrappers are there, and what they wrap. A path that names nothing ends where it does.
+    """
+    found = {id(root): root}
+    skipped = len(prefix) + 1 if prefix else 0
+    for path in paths:
+        module: nn.Module | None = root
+        for name in path[skipped:].split("."):
+            while module is not None and name not in module._modules and _WRAPPED in module._modules:
+                module = _inside(module)
+                found[id(module)] = module
+            module = module._modules.get(name) if module is not None else None
+            if module is None:
+                break
+            found[id(module)] = module
+        while module is not None and _WRAPPED in module._modules:
+            module = _inside(module)
+            found[id(module)] = module
+    return list(found.values())
+
+
 def named_parts(root: nn.Module) -> Iterator[tuple[str, nn.Module]]:
     """Every module with its path, without compiled wrappers; each once, in the order of `named_modules`."""
     stack: list[tuple[str, nn.Module | None]] = [("", root)]
@@ -143,6 +166,15 @@ def _compiled_from(function: Any) -> Any:
     if getattr(function, "_torchdynamo_disable", False):
         return None
     return getattr(function, "_torchdynamo_orig_callable", None)
+
+
+def unusual_among(modules: Iterable[nn.Module]) -> list[nn.Module]:
+    """The modules that may be compiled or gradient-checkpointed, or that have a forward of their own."""
+    return [each for each in modules if _has_own_ways(each.__dict__) or is_special(each)]
+
+
+def _has_own_ways(own: dict[str, Any]) -> Any:
+    return own.get("_compiled_call_impl") or own.get("forward") or own.get("gradient_checkpointing")
 
 
 def is_special(module: nn.Module) -> bool:

@@ -9,7 +9,7 @@ from functools import cached_property
 
 from loupe.errors import BlockError
 from loupe.graph.graph import Graph
-from loupe.graph.node import Event, Node, constants_in
+from loupe.graph.node import RESULT, Event, Node, constants_in
 from loupe.graph.opset import TRACKING
 from loupe.graph.passes import Memory, Root, is_opaque, needed, trace_memory
 from loupe.graph.steps import LAST_STEP
@@ -41,7 +41,8 @@ class Plan:
     `frees[n]` are the values of which node n takes one use. `constants` are the nodes that take constants, `written`
     the constants that a function of torch changes in place. `backwards` are the backward passes, `differentiated` the
     nodes of which a gradient is asked for; `tracks` says that a line asks for gradients without one. `given` and
-    `called` are the nodes that take a value from outside, and that call a module.
+    `called` are the nodes that take a value from outside, and that call a module. `paths` are those of the modules that
+    are tapped; `looks_inside` says that operations in one are.
 
     A plan that `grows` is about every node, and another may follow in which further nodes are planned in addition.
     """
@@ -70,6 +71,8 @@ class Plan:
     tracks: bool
     given: Sequence[int]
     called: Sequence[int]
+    paths: tuple[str, ...] = ()
+    looks_inside: bool = False
     grows: bool = False
     answers: Answers = field(default_factory=Answers, compare=False, repr=False)
 
@@ -196,6 +199,8 @@ def make_plan(
         tracks=any(node.kind == "apply" and node.target in TRACKING for node in graph),
         given=tuple(node.id for node in graph if node.kind == "given"),
         called=tuple(node for node in sorted(live) if graph[node].kind == "call"),
+        paths=tuple(dict.fromkeys(e.path for e in gates if e.phase != "grad" and e.path != RESULT)),
+        looks_inside=any(event.op is not None for event in gates),
     )
 
 

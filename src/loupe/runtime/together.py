@@ -153,7 +153,7 @@ class Together:
                 self._host,
                 self._modules,
                 batch,
-                axes,
+                lambda: axes,
                 self._attached,
                 came_in.__getitem__,
                 None,

@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import nn
 
-from loupe.runtime.plain import is_special, modules_of
+from loupe.runtime.plain import is_special, modules_of, unusual_among
 
 _children = itemgetter("_modules")
 # What a module has, of its own, where it does not run as its class says: one of these is looked at in detail.
@@ -54,12 +54,7 @@ class Tree:
             or any(map(dict.get, self._own, repeat(checkpointing)))
         ):
             return self._special
-        own = [module for module in self._modules if any(map(module.__dict__.get, _OWN))]
-        return [*own, *(module for module in self._special if module not in own)]
-
-    def has_own(self, name: str) -> bool:
-        """Whether a module that is known has an attribute of its own of this name."""
-        return any(map(dict.__contains__, self._own, repeat(name)))
+        return unusual_among(self._modules)
 
     def is_at_rest(self, root: nn.Module) -> bool:
         """Whether every attribute of every module is the object that it was when this was asked last."""

@@ -33,15 +33,18 @@ class Envoy(Ports):
     """
 
     def __init__(self, root: Root, path: str) -> None:
-        self._home = root
-        self._path = path
+        own = self.__dict__
+        own["_home"], own["_path"], own["_sites"] = root, path, {}
 
     @property
     def _module(self) -> nn.Module:
         return self._home.module_at(self._path)
 
     def _site(self, port: Port) -> Site:
-        return Site(self._path, port)
+        site = self._sites.get(port)
+        if site is None:
+            site = self._sites[port] = Site(self._path, port)
+        return site
 
     # -- the tree ------------------------------------------------------------------------------------------------------
 
@@ -150,23 +153,24 @@ class Envoy(Ports):
         recorder.parameters.set(f"{self._path}.{name}" if self._path else name, value, line)
 
     def __getitem__(self, key: int | slice | str) -> Any:
-        module, path = self._module, self._path
-        names = list(module._modules)
-        if isinstance(key, slice):
-            return [self[place] for place in range(*key.indices(len(names)))]
-        if isinstance(key, str):
-            if key not in names:
+        home, path = self._home, self._path
+        module = home.module_at(path)
+        parts = module._modules
+        if type(key) is slice:
+            return [self[place] for place in range(*key.indices(len(parts)))]
+        if type(key) is str:
+            if key not in parts:
                 alias = self._alias(key)
                 if alias is None:
                     raise self._unknown(key)
-                return self._home.envoy_at(alias)
+                return home.envoy_at(alias)
             name = key
         else:
             place = key.__index__()
-            if not isinstance(module, (nn.ModuleList, nn.Sequential)) or not -len(names) <= place < len(names):
+            if not isinstance(module, (nn.ModuleList, nn.Sequential)) or not -len(parts) <= place < len(parts):
                 raise self._unknown(str(place))
-            name = names[place]
-        return self._home.envoy_at(f"{path}.{name}" if path else name)
+            name = list(parts)[place]
+        return home.envoy_at(f"{path}.{name}" if path else name)
 
     def __len__(self) -> int:
         return len(self._module._modules)

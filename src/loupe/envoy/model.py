@@ -84,7 +84,8 @@ class Root(Envoy):
 
     def module_at(self, path: str) -> nn.Module:
         """The module at a path, in the model as it is now (weights may have been loaded, adapters put in)."""
-        return submodule(self._host.module, path)
+        module = self._host.module
+        return submodule(module, path) if path else module
 
     def real_path(self, path: str) -> str:
         """A path with the model's own names in place of aliases; a `model.` in front that is no module is left out."""
@@ -109,18 +110,16 @@ class Root(Envoy):
         """How the value at a site is to be seen."""
         if site.op is not None:
             return None
-        key = (site.path, site.port)
-        if key not in self._views:
-            self._views[key] = self._host.view(*key)
-        found = self._views[key]
+        views, key = self._views, (site.path, site.port)
+        found = views[key] if key in views else views.setdefault(key, self._host.view(*key))
         return None if found == "hidden_states" and not CONFIG.version_stable_outputs else found
 
     def open_recorder(self) -> Recorder | None:
         """The recorder of the block that is open on this model in this thread."""
-        for recorder in reversed(open_recorders()):
-            if recorder.owner is self:
-                return recorder
-        return None
+        recorders = open_recorders()
+        if recorders and recorders[-1].owner is self:
+            return recorders[-1]
+        return next((each for each in reversed(recorders) if each.owner is self), None)
 
     def recorder(self, what: str) -> Recorder:
         """The open recorder; raises BlockError, naming what was asked for, where there is none."""

@@ -64,7 +64,10 @@ class Ports(abc.ABC):
     def _read(self, port: Port) -> Any:
         site, home = self._site(port), self._home
         recorder = home.open_recorder() or home.recorder(f"{site}")
-        return recorder.read(recorder.scope.at_step(site), home.view(site))
+        scope = recorder.scope
+        if scope.step or scope.shifts:
+            site = scope.at_step(site)
+        return recorder.read(site, home.view(site))
 
     def _write(self, port: Port, value: Any) -> None:
         site = self._site(port)

@@ -72,11 +72,10 @@ class Descriptions:
 
     def is_tensor(self, site: Site) -> bool:
         """Whether the value at a site is a tensor, by one scan of the model; true where that cannot tell."""
-        key = (site.path, site.port, site.op)
-        known = self._scanner.kinds.get(key)
-        if known is None and self._inputs.taken:
-            known = self._scanner.kinds[key] = self._scan_for_tensor(site)
-        return known is not False
+        if not self._inputs.taken:
+            return True
+        known = self._scanner.kinds[site.path, site.port, site.op] = self._scan_for_tensor(site)
+        return known
 
     def _scan_for_tensor(self, site: Site) -> bool:
         if self._host.stand_in(site) is not None:

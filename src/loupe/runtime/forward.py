@@ -48,7 +48,8 @@ class Pass:
 
     A pausable one goes on in a worker thread, stands still once its plan is satisfied, and can be given a longer plan.
     The other kind stays in the caller's thread and stops the model there. `tree` knows the modules of the host's model.
-    `axes` looks up where the rows are, in the few passes that ask. With `order` sites are tapped when the block names them; without, a pausable pass taps every module.
+    `axes` looks up where the rows are, in the few passes that ask. With `order` sites are tapped when the block names
+    them; without, a pausable pass taps every module.
     """
 
     def __init__(
@@ -87,6 +88,7 @@ class Pass:
         self._tree = tree
         self.order = order
         self._taken_up = 0
+        self._found: dict[str, nn.Module] = {}
         self._tracks = False
         self._is_called = False
         self._aside: list[tuple[dict[str, Any], str, Any]] = []
@@ -166,7 +168,13 @@ class Pass:
     def stand_at(self, *sites: Tap) -> None:
         """Open the sites of one value, do what is due, stand still where the block asks for it, and close them."""
         interpreter = self.interpreter
+        routine = interpreter.routines.get(sites[0].event) if len(sites) == 1 else None
         try:
+            if routine is not None:
+                interpreter.follow(sites[0], routine)
+                self._rest()
+                interpreter.taps.remove(sites[0])
+                return
             interpreter.open(*sites)
             self._rest()
             for site in sites:
@@ -256,7 +264,7 @@ class Pass:
         model = self._host.module
         try:
             with settings(self._host, plan, model), self._track(plan):
-                parts = self._tapped_parts(plan, model)
+                self._found, parts = self._tapped_parts(plan)
                 unusual = self._tree.unusual(model) if parts is None else unusual_among(parts)
                 put_back = set_plain(unusual) if unusual else None
                 try:
@@ -289,17 +297,17 @@ class Pass:
         self._tracks = self._tracking.is_on
         return tracking
 
-    def _tapped_parts(self, plan: Plan, model: nn.Module) -> list[nn.Module] | None:
-        """The modules that are tapped, and those on the way to them; None where that could be all.
+    def _tapped_parts(self, plan: Plan) -> tuple[dict[str, nn.Module], Collection[nn.Module] | None]:
+        """The modules that are tapped by path, and with them those on the way; None where that could be all.
 
         Compiled code does not come by at a tap, so these run plainly. Other parts may run as they are, but where
         gradients are tracked, where operations are watched, and where the block may yet name any module.
         """
         if self._pausable or self._tracks or plan.looks_inside or plan.caches or self._branching is not None:
-            return None
+            return {}, None
         if stand_ins(self._host, plan, plan.graph.nodes):
-            return None
-        return on_the_way(model, self._host.prefix, plan.paths)
+            return {}, None
+        return on_the_way(self._modules(""), plan.paths)
 
     def _attach_and_call(self, plan: Plan, model: nn.Module) -> None:
         prefix = self._host.prefix
@@ -325,7 +333,7 @@ class Pass:
         events = [plan.events[n.id] for n in new if n.id in plan.events] if plan.grows else plan.gates
         if self.order is not None:
             self._taps.attach(self.order.around(events), {})
-        self._taps.attach(events, others)
+        self._taps.attach(events, others, self._found)
         self.interpreter.load(plan)
         self.interpreter.drain()
 

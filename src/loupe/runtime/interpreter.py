@@ -81,6 +81,7 @@ class Interpreter:
         self.failed: set[int] = set()
         self.collected: list[tuple[torch.Tensor, torch.Tensor | None]] = []
         self.plan: Plan | None = None
+        self.routines: Mapping[Event, tuple[int, ...]] = {}
         self.wanted: set[int] = set()
         self.stopped = False
         self.returned = False
@@ -116,6 +117,7 @@ class Interpreter:
         self.plan = plan
         if fresh:
             self.wanted = set(plan.wanted)
+            self.routines = {} if self.keep_values else plan.routines  # a longer plan may follow where values are kept
             self._unmet, self._waiters = dict(plan.unmet), dict(plan.waiters)
             self._ready += plan.ready
         else:
@@ -139,6 +141,12 @@ class Interpreter:
                 self._waiters[need] = (*self._waiters.get(need, ()), node)
             if not self._unmet[node]:
                 heappush(self._ready, node)
+
+    def follow(self, tap: Tap, routine: Iterable[int]) -> None:
+        """Open a site at which it is known ahead what runs."""
+        self.taps.append(tap)
+        for node_id in routine:
+            self._perform(node_id)
 
     def open(self, *taps: Tap) -> None:
         """Open a site, or several at which one value passes, and do what can be done there.
@@ -192,29 +200,32 @@ class Interpreter:
             self.do(heappop(ready))
 
     def do(self, node_id: int) -> None:
-        """Do one node, hand its value on, and free what nobody needs any more."""
-        plan = self.plan
-        assert plan is not None
-        node = plan.graph.nodes[node_id]
-        value = _KINDS[node.kind](self, node)
-        if node_id in plan.differentiated:
-            ask(node, value, self.surroundings.memory)
-        self.values[node_id] = value
-        self.done.add(node_id)
-        self.wanted.discard(node_id)
+        """Do one node, and let those go on that wait for it."""
+        self._perform(node_id)
         unmet = self._unmet
         for waiter in self._waiters.get(node_id, ()):
             unmet[waiter] -= 1
             if not unmet[waiter]:
                 heappush(self._ready, waiter)
+
+    def _perform(self, node_id: int) -> None:
+        """Do one node, keep its value, and free what nobody needs any more."""
+        plan, values = self.plan, self.values
+        assert plan is not None
+        node = plan.graph.nodes[node_id]
+        values[node_id] = value = _KINDS[node.kind](self, node)
+        if node_id in plan.differentiated:
+            ask(node, value, self.surroundings.memory)
+        self.done.add(node_id)
+        self.wanted.discard(node_id)
         if not self.keep_values:
             uses = self._uses
             for taken in plan.frees[node_id]:
                 uses[taken] -= 1
                 if not uses[taken]:
-                    self.values.pop(taken, None)
+                    values.pop(taken, None)
             if not uses[node_id]:
-                self.values.pop(node_id, None)
+                values.pop(node_id, None)
             if self._snapshots:
                 self._snapshots.pop(node_id, None)
 

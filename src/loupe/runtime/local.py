@@ -209,7 +209,8 @@ class LocalRun:
 
     def is_tensor(self, site: Site) -> bool:
         """Whether the value at a site is a tensor, by one scan of the model; true where that cannot tell."""
-        return self._descriptions.is_tensor(site)
+        known = self._scanner.kinds.get((site.path, site.port, site.op))
+        return self._descriptions.is_tensor(site) if known is None else known
 
     def operations(self, path: str, call: int) -> list[Operation]:
         """The torch operations of one call of a module, in order, as in a block that taps one of them."""

@@ -28,8 +28,9 @@ class OperationTaps:
         begun: Callable[[str], int],
         is_silent: Callable[[str], bool],
         keep: Callable[[Iterable[Event], torch.Tensor], None],
+        watches: list[OperationWatch],
     ) -> None:
-        self.watches: list[OperationWatch] = []
+        self._watches = watches
         self._modules = modules
         self._show = show
         self._begun = begun
@@ -55,7 +56,7 @@ class OperationTaps:
         path = event.path
         self._watched[path] = {event}
         self._calls[path] = self._begun(path)
-        return watching(self._modules(path), lambda: self._begin(path), self.watches)
+        return watching(self._modules(path), lambda: self._begin(path), self._watches)
 
     def _begin(self, path: str) -> OnOperation | None:
         """What a call of a module does at its operations; None where none of them is tapped."""

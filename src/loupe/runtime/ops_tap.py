@@ -136,17 +136,23 @@ def wrap_forward(
 
     What stands in its place has `__wrapped__`, for code that looks at a forward's signature, and `replaces`.
     """
-    had = module.__dict__.get(name)
     forward = getattr(module, name)
-    new: Any = wrapper(forward)
+    return put_forward(module.__dict__, forward, wrapper(forward), name)
+
+
+def put_forward(
+    own: dict[str, Any], forward: Callable[..., Any], new: Any, name: str = "forward"
+) -> Callable[[], None]:
+    """Put another function in the place of a module's forward, as `wrap_forward` does; `own` are its attributes."""
+    had = own.get(name)
     new.__wrapped__, new.replaces = forward, had
-    module.__dict__[name] = new
+    own[name] = new
 
     def undo() -> None:
         if had is None:
-            module.__dict__.pop(name, None)
+            own.pop(name, None)
         else:
-            module.__dict__[name] = had
+            own[name] = had
 
     return undo
 

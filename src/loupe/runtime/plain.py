@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import logging
-from collections.abc import Callable, Generator, Iterable, Iterator
+from collections.abc import Callable, Collection, Generator, Iterable, Iterator
 from contextlib import contextmanager
 from types import MethodType
 from typing import Any
@@ -39,27 +39,27 @@ def submodule(root: nn.Module, path: str) -> nn.Module:
     return module
 
 
-def on_the_way(root: nn.Module, prefix: str, paths: Iterable[str]) -> list[nn.Module]:
-    """The modules at some paths and all that hold them, from `root` down, which is at the path `prefix`; each once.
+def on_the_way(root: nn.Module, paths: Iterable[str]) -> tuple[dict[str, nn.Module], Collection[nn.Module]]:
+    """The modules at some paths, and with them all that hold them from `root` down, compiled wrappers too, each once.
 
-    Compiled wrappers are there, and what they wrap. A path that names nothing ends where it does.
+    A path that names nothing is left out.
     """
+    named: dict[str, nn.Module] = {}
     found = {id(root): root}
-    skipped = len(prefix) + 1 if prefix else 0
     for path in paths:
         module: nn.Module | None = root
-        for name in path[skipped:].split("."):
-            while module is not None and name not in module._modules and _WRAPPED in module._modules:
-                module = _inside(module)
-                found[id(module)] = module
-            module = module._modules.get(name) if module is not None else None
+        for name in path.split(".") if path else ():
+            parts: Any = module.__dict__["_modules"]
+            module = parts.get(name)
             if module is None:
                 break
             found[id(module)] = module
-        while module is not None and _WRAPPED in module._modules:
-            module = _inside(module)
-            found[id(module)] = module
-    return list(found.values())
+            while _WRAPPED in module.__dict__["_modules"]:
+                module = _inside(module)
+                found[id(module)] = module
+        if module is not None:
+            named[path] = module
+    return named, found.values()
 
 
 def named_parts(root: nn.Module) -> Iterator[tuple[str, nn.Module]]:

@@ -13,6 +13,7 @@ from loupe.graph.node import RESULT, Event, Node, constants_in
 from loupe.graph.opset import TRACKING
 from loupe.graph.passes import Memory, Root, is_opaque, needed, trace_memory
 from loupe.graph.steps import LAST_STEP
+from loupe.runtime.routines import routines_of
 
 Readers = dict[tuple[Root | None, int | None], tuple[int, ...]]
 
@@ -41,8 +42,9 @@ class Plan:
     `frees[n]` are the values of which node n takes one use. `constants` are the nodes that take constants, `written`
     the constants that a function of torch changes in place. `backwards` are the backward passes, `differentiated` the
     nodes of which a gradient is asked for; `tracks` says that a line asks for gradients without one. `given` and
-    `called` are the nodes that take a value from outside, and that call a module. `paths` are those of the modules that
-    are tapped; `looks_inside` says that operations in one are.
+    `called` are the nodes that take a value from outside, and that call a module. `routines` have the nodes of moments
+    at which all that runs is known ahead. `paths` are those of the modules that are tapped; `looks_inside` says that
+    operations in one are.
 
     A plan that `grows` is about every node, and another may follow in which further nodes are planned in addition.
     """
@@ -71,6 +73,7 @@ class Plan:
     tracks: bool
     given: Sequence[int]
     called: Sequence[int]
+    routines: Mapping[Event, tuple[int, ...]] = field(default_factory=dict)
     paths: tuple[str, ...] = ()
     looks_inside: bool = False
     grows: bool = False
@@ -199,6 +202,7 @@ def make_plan(
         tracks=any(node.kind == "apply" and node.target in TRACKING for node in graph),
         given=tuple(node.id for node in graph if node.kind == "given"),
         called=tuple(node for node in sorted(live) if graph[node].kind == "call"),
+        routines=routines_of(graph, live, needs, gates),
         paths=tuple(dict.fromkeys(e.path for e in gates if e.phase != "grad" and e.path != RESULT)),
         looks_inside=any(event.op is not None for event in gates),
     )

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-import sys
-import threading
 from collections.abc import Callable, Generator, Iterable, Mapping
 from contextlib import ExitStack, contextmanager
+from functools import cached_property
+from sys import _getframe
+from threading import get_ident
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -14,12 +16,15 @@ from torch import nn
 from loupe.graph.node import RESULT, Event, Phase
 from loupe.runtime.open_sites import OpenSite, OpenSkip
 from loupe.runtime.operation_taps import OperationTaps
-from loupe.runtime.ops_tap import wrap_forward
+from loupe.runtime.ops_tap import OperationWatch, put_forward
 from loupe.runtime.plain import named_parts
 
 _MODULE: Any = nn.modules.module
 _CALL = nn.Module._call_impl.__code__
 _CALLERS = (_CALL, *(each for each in _CALL.co_consts if type(each) is type(_CALL)), nn.Module._slow_forward.__code__)
+
+_NOTHING: Mapping[str, nn.Module] = MappingProxyType({})
+_current_backward = torch._C._current_graph_task_id
 
 Visit = Callable[[Event, Any], OpenSite | OpenSkip | None]
 
@@ -44,14 +49,17 @@ class _Wrapped:
         self.ends: dict[str, int] = {}
 
 
-def _has_hooks(module: nn.Module) -> bool:
-    """Whether torch calls a module by way of its hooks, or of the hooks of all modules."""
+def _has_hooks(own: dict[str, Any]) -> bool:
+    """Whether torch calls a module with these attributes by way of its hooks."""
     return bool(
-        module._forward_hooks
-        or module._forward_pre_hooks
-        or module._backward_hooks
-        or module._backward_pre_hooks
-        or _MODULE._global_forward_hooks
+        own["_forward_hooks"] or own["_forward_pre_hooks"] or own["_backward_hooks"] or own["_backward_pre_hooks"]
+    )
+
+
+def _all_have_hooks() -> bool:
+    """Whether torch calls every module by way of hooks."""
+    return bool(
+        _MODULE._global_forward_hooks
         or _MODULE._global_forward_pre_hooks
         or _MODULE._global_backward_hooks
         or _MODULE._global_backward_pre_hooks
@@ -87,28 +95,39 @@ class Taps:
         self._second_run = second_run
         self._passed = passed
         self._backward: int | None = None
+        self._keep = keep
         self._undo: list[Callable[[], None]] = []
         self._silent = 0
-        self._thread = threading.get_ident()
+        self._thread = get_ident()
         self._started: dict[str, int] = {}
         self._tapped: set[tuple[str, Phase]] = set()
         self._wrapped: dict[int, _Wrapped] = {}
-        self._operations = OperationTaps(modules, self._shown, self._times_begun, self._is_silent, keep)
-        self._watches = self._operations.watches
+        self._watches: list[OperationWatch] = []
+        self._all_hooked = False
 
-    def attach(self, events: Iterable[Event], stand_ins: Mapping[Event, Event]) -> None:
-        """Put taps where the events are and none is yet; a stand-in is tapped beside what it may stand for."""
+    @cached_property
+    def _operations(self) -> OperationTaps:
+        return OperationTaps(self._modules, self._shown, self._times_begun, self._is_silent, self._keep, self._watches)
+
+    def attach(
+        self, events: Iterable[Event], stand_ins: Mapping[Event, Event], found: Mapping[str, nn.Module] = _NOTHING
+    ) -> None:
+        """Put taps where the events are and none is yet; a stand-in is tapped beside what it may stand for.
+
+        `found` are modules that have been looked up already, by path.
+        """
         self._begin()
         if stand_ins:
             self._operations.stand_in((other, event) for event, other in stand_ins.items())
-        for event in (*events, *stand_ins.values()):
-            if event.phase == "grad" or event.path == RESULT:
+            events = (*events, *stand_ins.values())
+        for event in events:
+            path, phase = event.path, event.phase
+            if phase == "grad" or path == RESULT:
                 continue
-            if event.op is None:
-                if (event.path, event.phase) not in self._tapped:
-                    self._tap(self._modules(event.path), event.path, event.phase)
-            else:
+            if event.op is not None:
                 self._attach_inside(event)
+            elif (path, phase) not in self._tapped:
+                self._tap(found[path] if path in found else self._modules(path), path, phase)
 
     def attach_everywhere(self, root: nn.Module, prefix: str, *, skippable: bool = False) -> None:
         """Put taps before and after every module: for a pass that stands still while the block may name any of them."""
@@ -155,16 +174,17 @@ class Taps:
     @contextmanager
     def first_run(self) -> Generator[None]:
         """Let calls that the block makes at a gradient be seen: they are no second run of anything."""
-        outer, self._backward = self._backward, torch._C._current_graph_task_id()
+        outer, self._backward = self._backward, _current_backward()
         try:
             yield
         finally:
             self._backward = outer
 
     def _begin(self) -> None:
-        self._thread = threading.get_ident()
+        self._thread = get_ident()
+        self._all_hooked = _all_have_hooks()
         if self._backward is None:
-            self._backward = torch._C._current_graph_task_id()
+            self._backward = _current_backward()
 
     def _is_silent(self, path: str) -> bool:
         """Whether a call is none of the pass.
@@ -173,10 +193,10 @@ class Taps:
         """
         if self._silent:
             return True
-        if torch._C._current_graph_task_id() != self._backward:
+        if _current_backward() != self._backward:
             self._second_run(path)
             return True
-        return threading.get_ident() != self._thread
+        return get_ident() != self._thread
 
     def _stop_at(self, event: Event, value: Any) -> OpenSite | OpenSkip | None:
         """Visit a moment with the watches paused: what the block does there is no operation of the module."""
@@ -194,14 +214,15 @@ class Taps:
             self._tap(module, path, "in")  # it counts the calls
         if phase == "in":
             self._started[path] = self._passed(path, "in")
-        hooked = phase != "skip" and _has_hooks(module)
-        if hooked:
+        own = module.__dict__
+        if phase != "skip" and (self._all_hooked or _has_hooks(own)):
             self._hook(module, path, phase)
             return
         wrapped = self._wrapped.get(id(module))
         if wrapped is None:
             wrapped = self._wrapped[id(module)] = _Wrapped()
-            self._undo.append(wrap_forward(module, lambda forward: self._passing(module, wrapped, forward)))
+            forward = module.forward
+            self._undo.append(put_forward(own, forward, self._passing(own, wrapped, forward)))
         if phase == "skip":
             wrapped.skips.append(path)
         elif phase == "in":
@@ -230,12 +251,12 @@ class Taps:
         else:
             self._undo.append(module.register_forward_hook(after).remove)
 
-    def _passing(self, module: nn.Module, wrapped: _Wrapped, forward: Callable[..., Any]) -> Callable[..., Any]:
+    def _passing(self, own: dict[str, Any], wrapped: _Wrapped, forward: Callable[..., Any]) -> Callable[..., Any]:
         """A forward that is tapped. Where code calls it, and not the module, that is no call of the module."""
-        own, begins, skips, ends = module.__dict__, wrapped.begins, wrapped.skips, wrapped.ends
+        begins, skips, ends = wrapped.begins, wrapped.skips, wrapped.ends
 
         def passing(*args: Any, **kwargs: Any) -> Any:
-            caller = sys._getframe(1).f_code
+            caller = _getframe(1).f_code
             if caller is not _CALL and caller not in _CALLERS and own.get("forward") is passing:
                 return forward(*args, **kwargs)
             for path in begins:
@@ -243,14 +264,14 @@ class Taps:
                 if site is not None and (site.changed or site.replaced):
                     args, kwargs = site.value
             output = self._skipping(skips, forward, args, kwargs) if skips else forward(*args, **kwargs)
-            for path in ends:
-                if not self._is_silent(path):
-                    call = ends[path]
-                    ends[path] = call + 1
-                    event = Event(path, "out", call)
-                    site = self._stop_at(event, output) if self._watches else self._visit(event, output)
-                    if site is not None and (site.changed or site.replaced):
-                        output = site.value
+            for path, call in ends.items():
+                if self._is_silent(path):
+                    continue
+                ends[path] = call + 1
+                event = Event(path, "out", call)
+                site = self._stop_at(event, output) if self._watches else self._visit(event, output)
+                if site is not None and (site.changed or site.replaced):
+                    output = site.value
             return output
 
         return passing

@@ -76,15 +76,9 @@ class Kept:
         """Give the saved values to the user's handles, and put them into saved containers."""
         if not (self._cells or self.caches or self.containers):
             return
-        each = {node.target for node in self._graph.nodes if node.steps is not None and node.kind == "save"}
-        most = self._execution.steps() if each else 0
-        for name, cell in self._cells.items():
-            if name in each:
-                cell.steps = {step: results[key] for step in range(most) if (key := step_name(name, step)) in results}
-            if cell.steps:
-                cell.value, cell.filled = cell.steps[max(cell.steps)], True
-            elif name in results:
-                cell.value, cell.filled = results[name], True
+        missing = [cell for cell in self._cells.values() if not cell.fill(results)]
+        if missing:
+            self._fill_steps(missing, results)
         for name, cache in self.caches.items():
             if name in results:
                 cache.fill(results[name])
@@ -94,6 +88,17 @@ class Kept:
             proxy = cell.proxy() if cell.proxy is not None and cell.filled else None
             if proxy is not None and name not in self.for_session:
                 settle(proxy)
+
+    def _fill_steps(self, cells: list[Cell], results: dict[str, Any]) -> None:
+        """What was saved at each step of a generation: a cell has the value of every step that came, and is the last."""
+        each = {node.target for node in self._graph.nodes if node.steps is not None and node.kind == "save"}
+        most = self._execution.steps() if each else 0
+        for cell in cells:
+            if cell.name in each:
+                names = [(step, step_name(cell.name, step)) for step in range(most)]
+                cell.steps = {step: results[name] for step, name in names if name in results}
+            if cell.steps:
+                cell.value, cell.filled = cell.steps[max(cell.steps)], True
 
     def let_go(self) -> None:
         """The block has run: what was kept for its session is the business of those who use it."""

@@ -6,7 +6,6 @@ import functools
 from typing import Any
 
 from loupe.graph.node import Ref
-from loupe.trace.execution import Execution
 
 _SEVERAL = frozenset(
     "split chunk unbind topk sort kthvalue split_with_sizes tensor_split hsplit vsplit dsplit svd qr eigh eig slogdet "
@@ -16,12 +15,8 @@ _SEVERAL = frozenset(
 _BY_DIMENSION = frozenset(("max", "min", "median", "nanmedian", "mode"))
 
 
-def may_be_tensor(
-    execution: Execution, kind: str, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any] | None
-) -> bool:
-    """Whether a node's value is, or may be, a tensor."""
-    if kind == "read":
-        return target.port == "grad" or execution.is_tensor(target)
+def may_be_tensor(kind: str, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any] | None) -> bool:
+    """Whether the value of a node that is no read is, or may be, a tensor."""
     if kind != "apply":
         return True
     known = _gives_tensor(target)

@@ -39,6 +39,13 @@ class Cell:
         self.value: Any = None
         self.steps: dict[int, Any] = {}
 
+    def fill(self, results: dict[str, Any]) -> bool:
+        """Take the value out of what a run gave; false where that has none under this name."""
+        if self.name not in results:
+            return False
+        self.value, self.filled = results[self.name], True
+        return True
+
 
 class Proxy(Handle):
     """A value of a block.

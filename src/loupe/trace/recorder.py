@@ -10,7 +10,7 @@ import torch
 
 from loupe.errors import BlockError, Line, NotReachedError
 from loupe.graph.graph import Graph
-from loupe.graph.node import Event, Node, Ref, Site, Steps
+from loupe.graph.node import Node, Ref, Site, Steps
 from loupe.graph.opset import effect_of
 from loupe.ops.table import function_name
 from loupe.trace.arguments import Arguments
@@ -60,7 +60,7 @@ class Recorder:
         self.inputs: list[Any] = []
         self.written: set[int] = set()
         self._mode: BlockMode | None = None
-        self._reads: dict[tuple[Event, int | None, Steps | None], dict[tuple[Any, ...], Proxy]] = {}
+        self._reads: dict[tuple[Site, int | None, Steps | None], tuple[Ref, dict[str | None, Proxy]]] = {}
 
     # -- nodes ---------------------------------------------------------------------------------------------------------
 
@@ -73,20 +73,26 @@ class Recorder:
         line: Line | None = None,
     ) -> Proxy:
         """Record a node where the block stands; gives the user's handle on its value."""
+        ref = self._append(kind, target, args, kwargs, line or user_line(sys._getframe(2)))
+        return self._handle(ref, may_be_tensor(kind, target, args, kwargs))
+
+    def _append(self, kind: Any, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any] | None, line: Line) -> Ref:
         if not self.open:
             raise BlockError(
                 "a value of a block is used where the block cannot record",
                 remedy="use it inside the `with` block that made it, or save it there",
-                line=user_line(sys._getframe(2)),
+                line=line,
             )
         nodes, scope = self.graph.nodes, self.scope
         place = len(nodes)
-        line = line or user_line(sys._getframe(2))
         node = Node(place, kind, target, args, {} if kwargs is None else kwargs, scope.invoke, line, scope.steps)
         if kind == "apply" or kind == "call":
             node.modes = self.modes.of_line()
         nodes.append(node)
-        proxy = make_proxy(self, Ref(place), tensor=may_be_tensor(self.execution, kind, target, args, kwargs))
+        return Ref(place)
+
+    def _handle(self, ref: Ref, tensor: bool, block_site: Site | None = None) -> Proxy:
+        proxy = make_proxy(self, ref, tensor=tensor, block_site=block_site)
         if self.session is not None:
             self.kept.hand_out(proxy)
         return proxy
@@ -139,31 +145,31 @@ class Recorder:
         "hidden_states" for a decoder block's.
         """
         scope = self.scope
-        reads = self._reads.setdefault((site.event, scope.invoke, scope.steps), {})
-        key = (site.port, view)
-        proxy = reads.get(key)
-        if proxy is None:
+        where = site, scope.invoke, scope.steps
+        views = self._reads.get(where)
+        if views is None:
             line = user_line(sys._getframe(2))
-            proxy = reads.get((site.port, None))
-            if proxy is None:
-                proxy = self.append("read", site, line=line)
-                reads[site.port, None] = proxy
+            views = self._reads[where] = self._append("read", site, (), None, line), {}
+        ref, proxies = views
+        proxy = proxies.get(view)
+        if proxy is None:
             if view == "logits":
-                proxy = self.append("apply", "loupe.logits", (proxy._ref,), line=line)
-            elif view == "hidden_states":
-                proxy = make_proxy(self, proxy._ref, tensor=self.execution.is_tensor(site), block_site=site)
-                if self.session is not None:
-                    self.kept.hand_out(proxy)
-            reads[key] = proxy
+                proxy = self.append("apply", "loupe.logits", (ref,), line=user_line(sys._getframe(2)))
+            else:
+                tensor = site.port == "grad" or self.execution.is_tensor(site)
+                proxy = self._handle(ref, tensor, site if view == "hidden_states" else None)
+            proxies[view] = proxy
         return proxy
 
     def write(self, site: Site, value: Any) -> None:
         """Record that the model goes on with `value` at a site."""
         line = user_line(sys._getframe(2))
         self.append("write", site, (self.encode(value),), line=line)
+        changed, lands = site.event, site.lands
         for known in list(self._reads):
-            same = known[0] in (site.event, site.lands) or known[0].phase == site.event.phase == "grad"
-            if same or known[2] != self.scope.steps:
+            event, steps = known[0].event, known[2]
+            same = event in (changed, lands) or event.phase == changed.phase == "grad"
+            if same or steps != self.scope.steps:
                 del self._reads[known]
 
     def set_item(self, proxy: Proxy, key: Any, value: Any) -> None:

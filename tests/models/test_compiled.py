@@ -121,6 +121,23 @@ def test_sites_of_a_compiled_model_are_those_of_the_model(compile_it, warm, x):
     assert tiny.hooks_on(module) == (1 if compile_it is forward_alone else int(compile_it in (whole, one_layer)))
 
 
+def test_a_compiled_layer_that_no_site_is_in_runs_compiled(x):
+    backend = Backend()
+    module = one_layer_in_place(copy.deepcopy(tiny.stack()), backend)
+    with torch.no_grad():
+        want = module(x)
+    runs, model = backend.runs, Model(module)
+    with model.trace(x):
+        out = model.layers[2].output.save(), model.output.save()
+    torch.testing.assert_close(out[1].value, want)
+    assert backend.runs == runs + 1
+    with model.trace(x):
+        inside = model.layers[1].output.save()
+    assert backend.runs == runs + 1
+    seen, _ = tiny.outputs_of(tiny.stack(), ["layers.1"], x)
+    torch.testing.assert_close(inside.value, seen["layers.1"])
+
+
 @pytest.mark.parametrize("compile_it", WAYS, ids=lambda way: way.__name__)
 def test_a_compiled_model_is_peeked_at_tapped_and_batched(compile_it, x):
     module = compile_it(copy.deepcopy(tiny.stack()), Backend())

@@ -121,7 +121,10 @@ class Pass:
     @cached_property
     def memory(self) -> Weights:
         """Keeps the model's own parameters as they are."""
-        return Weights(self._modules, self._attached, self._aside, self._parts)
+        return Weights(self._modules, self._attached, self._aside, self._parts, self._remembered)
+
+    def _remembered(self) -> set[int | None] | None:
+        return None if self._host.prefix else self._tree.memory(self._host.module)
 
     # -- what nodes need beside values ---------------------------------------------------------------------------------
 

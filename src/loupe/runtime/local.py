@@ -32,6 +32,7 @@ from loupe.runtime.originals import keep_originals
 from loupe.runtime.plan import Plan, make_plan
 from loupe.runtime.recorded import Recorded
 from loupe.runtime.replay import Start
+from loupe.runtime.rows import SiteAxes
 from loupe.runtime.scanning import ConstantsWithoutData, explain, has_no_data
 from loupe.runtime.together import Joining, Together
 
@@ -96,6 +97,9 @@ class LocalRun:
             self._end_pass,
             scans=self._scans,
         )
+
+    def _axes(self) -> SiteAxes:
+        return self._foresight.axes()
 
     @cached_property
     def _descriptions(self) -> Descriptions:
@@ -336,7 +340,7 @@ class LocalRun:
             self._host,
             self._modules,
             self._inputs.call(),
-            lambda: self._foresight.axes(),
+            self._axes,
             self._attached,
             self._came_in.__getitem__,
             self._foresight.collector(plan, pausable=pausable) if plan.caches else None,

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from itertools import chain, repeat
-from operator import itemgetter
+from operator import is_, itemgetter
 from typing import Any
 
+import torch
 from torch import nn
 
 from loupe.runtime.plain import is_special, modules_of, unusual_among
+from loupe.runtime.tensors import memory_of
 
-_children = itemgetter("_modules")
+_tables = itemgetter("_modules", "_parameters", "_buffers")
+_data_ptr = torch._C.TensorBase.data_ptr
 # What a module has, of its own, where it does not run as its class says: one of these is looked at in detail.
 _OWN = ("_compiled_call_impl", "forward", "gradient_checkpointing")
 
@@ -26,20 +29,22 @@ class Tree:
     def __init__(self) -> None:
         self._modules: list[nn.Module] = []
         self._own: list[dict[str, Any]] = []
-        self._held: list[dict[str, nn.Module | None]] = []
+        self._tables: list[dict[str, Any]] = []  # three of each module
         self._parts: list[nn.Module | None] = []
         self._classes: list[type] = []
         self._special: list[nn.Module] = []
         self._attributes: list[Any] = []
         self._lists: list[tuple[list[Any], list[Any]]] = []
+        self._pointers: list[int] = []
+        self._memory: set[int | None] = set()
 
     def modules(self, root: nn.Module) -> Collection[nn.Module]:
         """Every module from `root` down, in no order."""
         if not self._is_current(root):
             self._modules = list(modules_of(root))
             self._own = [module.__dict__ for module in self._modules]
-            self._held = list(map(_children, self._own))
-            self._parts = list(chain.from_iterable(map(dict.values, self._held)))
+            self._tables = list(chain.from_iterable(map(_tables, self._own)))
+            self._parts = list(chain.from_iterable(map(dict.values, self._tables[::3])))
             self._classes = list(map(type, self._modules))
             self._special = list(filter(is_special, self._modules))
         return self._modules
@@ -69,11 +74,27 @@ class Tree:
         self._lists = [(each, list(each)) for each in now if type(each) is list]
         return False
 
+    def memory(self, root: nn.Module) -> set[int | None] | None:
+        """The memory of all parameters and buffers, as `memory_of` names it; None where it is not theirs for long."""
+        self.modules(root)
+        if any(map(dict.__contains__, self._own, repeat("_hf_hook"))):  # offloaded weights are brought for each call
+            return None
+        tables = chain(self._tables[1::3], self._tables[2::3])
+        tensors = [each for each in chain.from_iterable(map(dict.values, tables)) if each is not None]
+        try:
+            pointers = list(map(_data_ptr, tensors))
+        except RuntimeError:
+            return None
+        if pointers != self._pointers or 0 in pointers:
+            self._memory = {memory_of(each) for each in tensors} - {None}
+            self._pointers = pointers
+        return self._memory
+
     def _is_current(self, root: nn.Module) -> bool:
         return (
             bool(self._modules)
             and self._modules[0] is root
-            and list(map(_children, self._own)) == self._held
-            and list(chain.from_iterable(map(dict.values, self._held))) == self._parts
+            and all(map(is_, chain.from_iterable(map(_tables, self._own)), self._tables))
+            and list(chain.from_iterable(map(dict.values, self._tables[::3]))) == self._parts
             and list(map(type, self._modules)) == self._classes
         )

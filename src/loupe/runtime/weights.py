@@ -25,8 +25,9 @@ class Weights:
     That is decided when a line runs, by the memory that it is about: a weight comes to a block in many ways (as an
     operation's input, as a view, inside a list, from an earlier block). Modules at the paths `attached` are the user's,
     and may be changed; `parts` gives all modules of the model.
-    `aside` are the parameters in whose places an edit has put others: `(table, name, own)`.
-    The memory is looked through once in a pass, when a line first asks.
+    `aside` are the parameters in whose places an edit has put others: `(table, name, own)`. `remembered` gives the
+    memory of all parameters as it was found in an earlier pass, where it is that still. It is looked through once in a
+    pass, when a line first asks.
     """
 
     def __init__(
@@ -35,8 +36,10 @@ class Weights:
         attached: Collection[str],
         aside: Aside,
         parts: Callable[[], Iterable[nn.Module]],
+        remembered: Callable[[], set[int | None] | None] = lambda: None,
     ) -> None:
         self._modules = modules
+        self._remembered = remembered
         self._parts = parts
         self._attached = attached
         self._aside = aside
@@ -61,8 +64,9 @@ class Weights:
     def _memory(self) -> set[int | None]:
         if self._known is None or self._moves:  # offloaded weights are brought anew for each call
             with torch._C.DisableTorchFunction():  # a watch of operations may be on
-                found = {memory_of(tensor) for tensor in self._tensors()}
-            found.discard(None)
+                found = None if self._attached or self._aside else self._remembered()
+                if found is None:
+                    found = {memory_of(tensor) for tensor in self._tensors()} - {None}
             self._known = found
         return self._known
 

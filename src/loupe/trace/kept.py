@@ -90,7 +90,7 @@ class Kept:
                 settle(proxy)
 
     def _fill_steps(self, cells: list[Cell], results: dict[str, Any]) -> None:
-        """What was saved at each step of a generation: a cell has the value of every step that came, and is the last."""
+        """What was saved at each step of a generation: a cell has the values of all that came, and is the last."""
         each = {node.target for node in self._graph.nodes if node.steps is not None and node.kind == "save"}
         most = self._execution.steps() if each else 0
         for cell in cells:

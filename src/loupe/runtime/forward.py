@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Generator, Iterable
+from collections.abc import Callable, Collection, Generator, Iterable, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from functools import cached_property
 from typing import Any
@@ -91,6 +91,7 @@ class Pass:
         self._found: dict[str, nn.Module] = {}
         self._tracks = False
         self._is_called = False
+        self._is_plain = False
         self._aside: list[tuple[dict[str, Any], str, Any]] = []
         passed = never if order is None else self._progress.times_passed
         self._taps = Taps(modules, self._visit, self._refuse_second_run, self._keep_weight, passed)
@@ -171,13 +172,7 @@ class Pass:
     def stand_at(self, *sites: Tap) -> None:
         """Open the sites of one value, do what is due, stand still where the block asks for it, and close them."""
         interpreter = self.interpreter
-        routine = interpreter.routines.get(sites[0].event) if len(sites) == 1 else None
         try:
-            if routine is not None:
-                interpreter.follow(sites[0], routine)
-                self._rest()
-                interpreter.taps.remove(sites[0])
-                return
             interpreter.open(*sites)
             self._rest()
             for site in sites:
@@ -268,7 +263,10 @@ class Pass:
         try:
             with settings(self._host, plan, model), self._track(plan):
                 self._found, parts = self._tapped_parts(plan)
-                unusual = self._tree.unusual(model) if parts is None else unusual_among(parts)
+                if parts is None:
+                    unusual = self._tree.unusual(model)
+                else:
+                    unusual = unusual_among(parts, generates=self._batch.method == "generate")
                 put_back = set_plain(unusual) if unusual else None
                 try:
                     self._attach_and_call(plan, model)
@@ -322,6 +320,7 @@ class Pass:
             self._taps.attach([*cached_events(plan), *counting_events(plan, prefix)], {})
         self._take_up(plan)
         self._rest()
+        self._is_plain = not self._pausable and self._collector is None and self._branching is None
         self._call_host()
 
     def _parts(self) -> Iterable[nn.Module]:
@@ -362,6 +361,10 @@ class Pass:
 
     def _visit(self, event: Event, value: Any) -> OpenSite | OpenSkip | None:
         """What a tap does: stop here if the plan names this moment, do what is due, and give the changed value back."""
+        if self._is_plain:
+            routine = self.interpreter.routines.get(event)
+            if routine is not None:
+                return self._follow(event, value, routine)
         plan = self._plan
         assert plan is not None
         if self._paused is not None:
@@ -378,8 +381,8 @@ class Pass:
                 result = event.path == RESULT and self._batch.method == "generate"
                 site = OpenSite(event, value, self._rows, (lambda: RowsFirst(value)) if result else self._axes)
             self.stand_at(site)
-            for node, before, after in site.changed or ():
-                self._replaced.note(node, before, after)
+            if site.changed:
+                self._note_replaced(site)
             value = site.value
         if self._collector is not None and event.op is None:
             self._collector.take(event, value, self._rows)
@@ -389,6 +392,22 @@ class Pass:
         if self._pausable:
             self._progress.leave(event)
         return site
+
+    def _follow(self, event: Event, value: Any, routine: Sequence[int]) -> OpenSite:
+        """Do what is due at a moment where that is known ahead."""
+        interpreter = self.interpreter
+        site = OpenSite(event, value, self._rows, self._axes)
+        interpreter.follow(site, routine)
+        if not interpreter.wanted:
+            self._rest()
+        interpreter.taps.pop()
+        if site.changed:
+            self._note_replaced(site)
+        return site
+
+    def _note_replaced(self, site: OpenSite | OpenSkip) -> None:
+        for node, before, after in site.changed:
+            self._replaced.note(node, before, after)
 
     def _grown(self, branching: Branching, event: Event, value: Any) -> Any:
         """What passes at a moment at which the batch grows, or may have grown since the model made it."""

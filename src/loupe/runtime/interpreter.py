@@ -145,8 +145,7 @@ class Interpreter:
     def follow(self, tap: Tap, routine: Iterable[int]) -> None:
         """Open a site at which it is known ahead what runs."""
         self.taps.append(tap)
-        for node_id in routine:
-            self._perform(node_id)
+        self._perform(routine)
 
     def open(self, *taps: Tap) -> None:
         """Open a site, or several at which one value passes, and do what can be done there.
@@ -201,26 +200,28 @@ class Interpreter:
 
     def do(self, node_id: int) -> None:
         """Do one node, and let those go on that wait for it."""
-        self._perform(node_id)
+        self._perform((node_id,))
         unmet = self._unmet
         for waiter in self._waiters.get(node_id, ()):
             unmet[waiter] -= 1
             if not unmet[waiter]:
                 heappush(self._ready, waiter)
 
-    def _perform(self, node_id: int) -> None:
-        """Do one node, keep its value, and free what nobody needs any more."""
+    def _perform(self, node_ids: Iterable[int]) -> None:
+        """Do nodes one after the other, keep their values, and free what nobody needs any more."""
         plan, values = self.plan, self.values
         assert plan is not None
-        node = plan.graph.nodes[node_id]
-        values[node_id] = value = _KINDS[node.kind](self, node)
-        if node_id in plan.differentiated:
-            ask(node, value, self.surroundings.memory)
-        self.done.add(node_id)
-        self.wanted.discard(node_id)
-        if not self.keep_values:
-            uses = self._uses
-            for taken in plan.frees[node_id]:
+        nodes, differentiated, uses, frees = plan.graph.nodes, plan.differentiated, self._uses, plan.frees
+        for node_id in node_ids:
+            node = nodes[node_id]
+            values[node_id] = value = _KINDS[node.kind](self, node)
+            if node_id in differentiated:
+                ask(node, value, self.surroundings.memory)
+            self.done.add(node_id)
+            self.wanted.discard(node_id)
+            if self.keep_values:
+                continue
+            for taken in frees[node_id]:
                 uses[taken] -= 1
                 if not uses[taken]:
                     values.pop(taken, None)

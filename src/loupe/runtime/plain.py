@@ -168,18 +168,22 @@ def _compiled_from(function: Any) -> Any:
     return getattr(function, "_torchdynamo_orig_callable", None)
 
 
-def unusual_among(modules: Iterable[nn.Module]) -> list[nn.Module]:
-    """The modules that may be compiled or gradient-checkpointed, or that have a forward of their own."""
-    return [each for each in modules if _has_own_ways(each.__dict__) or is_special(each)]
+def unusual_among(modules: Iterable[nn.Module], *, generates: bool = True) -> list[nn.Module]:
+    """The modules that may be compiled or gradient-checkpointed, or that have a forward of their own.
+
+    `generates` says that they may be asked for a compiled call, as a generation does.
+    """
+    return [each for each in modules if _has_own_ways(each.__dict__) or is_special(each, generates=generates)]
 
 
 def _has_own_ways(own: dict[str, Any]) -> Any:
     return own.get("_compiled_call_impl") or own.get("forward") or own.get("gradient_checkpointing")
 
 
-def is_special(module: nn.Module) -> bool:
-    """Whether a module has to be looked at in each run: by its class it is, or asks for, compiled code."""
-    return _is_wrapper(module) or any(_of_class(type(module)))
+def is_special(module: nn.Module, *, generates: bool = True) -> bool:
+    """Whether a module has to be looked at in each run: by its class it is compiled, or gives a generation such code."""
+    compiled_from, asks_for_compiled_call = _of_class(type(module))
+    return compiled_from is not None or (asks_for_compiled_call and generates) or _is_wrapper(module)
 
 
 def _plain_call(module: nn.Module, _config: Any) -> Any:

@@ -272,9 +272,9 @@ class Pass:
                     self._attach_and_call(plan, model)
                 except StopPass:
                     self.stopped_early = True
-                    send_away(self._tree.modules(model) if parts is None else parts)
+                    send_away(self._all_parts if parts is None else parts)
                 except BaseException:
-                    send_away(self._tree.modules(model))
+                    send_away(self._all_parts)
                     raise
                 finally:
                     self._taps.detach()
@@ -325,7 +325,11 @@ class Pass:
 
     def _parts(self) -> Iterable[nn.Module]:
         """The modules of the whole model, of which the host's may be one."""
-        return modules_of(self._modules("")) if self._host.prefix else self._tree.modules(self._host.module)
+        return self._all_parts
+
+    @cached_property
+    def _all_parts(self) -> Collection[nn.Module]:
+        return list(modules_of(self._modules(""))) if self._host.prefix else self._tree.modules(self._host.module)
 
     def _take_up(self, plan: Plan) -> None:
         """Attach what a plan needs beyond what is attached, and do what can be done at once."""

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Generator, Iterable, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -159,6 +160,11 @@ def run_backward(
             remedy="reduce it first (loss.sum().backward()), or pass gradient= with its shape",
             line=node.line,
         )
+    if retain or any(n > node.id and plan.graph[n].invoke != node.invoke for n in plan.graph.backwards):
+        options = {**options, "retain_graph": True}  # alone, the other prompt would have a graph of its own
+    if options.get("parameter_gradients") and not arrivals and not retain and not options.get("only_inputs"):
+        _accumulate(loss, options, node.line)
+        return []
     leaves: list[torch.Tensor] = []
     if not options.get("only_inputs"):
         asked = {id(values[n]) for n in plan.gradients[node.id] if plan.graph[n].kind == "parameter"}
@@ -175,8 +181,6 @@ def run_backward(
             "gradient, or say model.trace(..., parameter_gradients=True)",
             line=node.line,
         )
-    if retain or any(n > node.id and plan.graph[n].invoke != node.invoke for n in plan.graph.backwards):
-        options = {**options, "retain_graph": True}  # alone, the other prompt would have a graph of its own
     gradients = _differentiate(loss, inputs, arrivals, options, node.line)
     collected = []
     for leaf, gradient in zip(leaves, gradients[len(arrivals) :], strict=True):
@@ -219,14 +223,36 @@ def _differentiate(
 ) -> tuple[torch.Tensor | None, ...]:
     handles = [arrival.attach() for arrival in arrivals]
     try:
-        return torch.autograd.grad(
+        with _told(loss, line):
+            return torch.autograd.grad(
+                loss,
+                inputs,
+                grad_outputs=options.get("gradient"),
+                retain_graph=options.get("retain_graph"),
+                create_graph=bool(options.get("create_graph")),
+                allow_unused=True,
+            )
+    finally:
+        for handle in handles:
+            handle()
+
+
+def _accumulate(loss: torch.Tensor, options: dict[str, Any], line: Line | None) -> None:
+    """Let every leaf collect: torch's own backward pass."""
+    with _told(loss, line):
+        torch.autograd.backward(
             loss,
-            inputs,
-            grad_outputs=options.get("gradient"),
+            options.get("gradient"),
             retain_graph=options.get("retain_graph"),
             create_graph=bool(options.get("create_graph")),
-            allow_unused=True,
         )
+
+
+@contextmanager
+def _told(loss: torch.Tensor, line: Line | None) -> Generator[None]:
+    """Tell what fails in a backward pass with the user's line."""
+    try:
+        yield
     except LoupeError:
         raise
     except Exception as error:
@@ -236,6 +262,3 @@ def _differentiate(
             remedy=next(remedies, "mend this line; the model is as it was"),
             line=line,
         ) from error
-    finally:
-        for handle in handles:
-            handle()

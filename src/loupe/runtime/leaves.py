@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Generator, Iterable, Iterator
 from contextlib import contextmanager
+from functools import cache
+from itertools import chain
 from typing import Any
 
 import torch
@@ -25,16 +27,24 @@ def leaves_of(tensor: torch.Tensor) -> Iterator[torch.Tensor]:
         return
     stack: list[Any] = [tensor.grad_fn]
     seen = {tensor.grad_fn, None}
+    accumulates = _kind_of_leaf()
     while stack:
         for function, _ in stack.pop().next_functions:
             if function in seen:
                 continue
             seen.add(function)
-            variable = getattr(function, "variable", None)
-            if variable is None:
-                stack.append(function)
+            if type(function) is accumulates:
+                yield function.variable
             else:
-                yield variable
+                stack.append(function)
+
+
+@cache
+def _kind_of_leaf() -> type:
+    """The class of what torch has in its graph for a leaf."""
+    with torch.enable_grad(), torch._C.DisableTorchFunction():
+        view: Any = torch.zeros(1, requires_grad=True).view(1)
+    return type(view.grad_fn.next_functions[0][0])
 
 
 class Untracked:
@@ -102,8 +112,9 @@ class Leaves:
                 named = self._modules("").named_parameters(remove_duplicate=False)
                 self._own = {id(weight): weight for path, weight in named if not is_within(path, self._attached)}
             else:
-                own = [weight for module in self._parts() for weight in module._parameters.values()]
-                self._own = {id(weight): weight for weight in own if weight is not None}
+                own = list(chain.from_iterable([module._parameters.values() for module in self._parts()]))
+                self._own = dict(zip(map(id, own), own, strict=True))  # pyrefly: ignore[bad-assignment]
+                self._own.pop(id(None), None)
         return self._own
 
     def needs_grad(self, plan: Plan, batch: Batch) -> bool:

@@ -44,7 +44,7 @@ def devices_of(module: nn.Module, inherited: torch.device | None = None) -> Iter
 def send_away(modules: Iterable[nn.Module]) -> None:
     """Send away weights that were brought for a module in which the pass was stopped, or failed."""
     for module in modules:
-        for each in placements(module):
+        for each in placements(module) if "_hf_hook" in module.__dict__ else ():
             if getattr(each, "offload", False) and _is_brought(module, each):
                 each.post_forward(module, None)
 

@@ -181,7 +181,7 @@ def _has_own_ways(own: dict[str, Any]) -> Any:
 
 
 def is_special(module: nn.Module, *, generates: bool = True) -> bool:
-    """Whether a module has to be looked at in each run: by its class it is compiled, or gives a generation such code."""
+    """Whether a module has to be looked at in each run: by its class it is compiled, or generates with such code."""
     compiled_from, asks_for_compiled_call = _of_class(type(module))
     return compiled_from is not None or (asks_for_compiled_call and generates) or _is_wrapper(module)
 

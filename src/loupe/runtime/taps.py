@@ -265,9 +265,9 @@ class Taps:
                     args, kwargs = site.value
             output = self._skipping(skips, forward, args, kwargs) if skips else forward(*args, **kwargs)
             for path, call in ends.items():
-                if self._silent or _current_backward() != self._backward or get_ident() != self._thread:
-                    if self._is_silent(path):
-                        continue
+                odd = self._silent or _current_backward() != self._backward or get_ident() != self._thread
+                if odd and self._is_silent(path):
+                    continue
                 ends[path] = call + 1
                 event = Event(path, "out", call)
                 site = self._stop_at(event, output) if self._watches else self._visit(event, output)

@@ -68,8 +68,7 @@ def attribute(proxy: Proxy, recorder: Recorder, name: str) -> Any:
             Method(proxy, recorder, name) if name in OBJECT_METHODS else recorder.apply("python.getattr", (proxy, name))
         )
     elif name not in TENSOR_ATTRIBUTES:
-        _check_attribute(proxy, name)
-        known = value_without_data(proxy)
+        known = _having(proxy, name)
         if (name in OBJECT_METHODS or isinstance(known, torch.Tensor)) and callable(getattr(known, name)):
             return Method(proxy, recorder, name)
     return recorder.apply("python.getattr", (proxy, name))
@@ -149,17 +148,18 @@ def _device(proxy: Proxy) -> torch.device:
     return proxy._recorder.execution.device(proxy._ref.node) if proxy._recorder.open else proxy.value.device
 
 
-def _check_attribute(proxy: Proxy, name: str) -> None:
-    """Refuse a misspelt attribute where the value's type is known without a run of the model."""
+def _having(proxy: Proxy, name: str) -> Any:
+    """The value without data; raises UnknownModuleError where it has no such attribute."""
     described = value_without_data(proxy)
-    known = [each for each in dir(described) if not each.startswith("_")]
     if not hasattr(described, name):
+        known = [each for each in dir(described) if not each.startswith("_")]
         kind = "a tensor" if isinstance(described, torch.Tensor) else f"a value of type {type(described).__name__}"
         raise UnknownModuleError(
             f"{kind} has no attribute {name!r}",
             remedy=nearest(name, known),
             line=line_of(proxy),
         )
+    return described
 
 
 def line_of(proxy: Proxy) -> Line | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
@@ -12,6 +13,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # a script finds i
 
 from benchmarks.linear_stack import LinearStack
 from benchmarks.page import Page, Row, machine
+from benchmarks.peers import Columns, Peer, cells, installed
 from benchmarks.recording import OperationCosts, measure
 from benchmarks.small_gpt2 import SmallGPT2, SmallGPT2Long
 from benchmarks.storing import StorageCosts, measure_storage
@@ -37,6 +39,10 @@ What loupe costs beside hooks written by hand for the same work, as `make bench`
 first gave the same results both ways, then both were timed in turn, in one process. A ratio of 1 is no cost; below 1,
 loupe is the faster one.
 """
+PEERS_HEAD = """
+The columns of {names} are of the same work in the same rounds; their ratios too are to the hooks. A cell says "-" for
+what there is no way to do, "raises" where the way fails, and "differs" where the results are not the hooks'.
+"""
 
 
 def checked(suite: Suite, device: str) -> Suite:
@@ -60,6 +66,20 @@ def row(name: str, found: Comparison) -> Row:
         found.cpu_ratio.text(),
         found.wall_ratio.text(),
     )
+
+
+def table(
+    suite: Suite, peers: Sequence[Peer], rounds: int, wait: Callable[[], None] = nothing_to_wait_for
+) -> tuple[list[Row], list[str]]:
+    """The rows of a suite with the columns of its peers, and the peers' remarks."""
+    columns = [Columns(peer, suite) for peer in peers]
+    rows = [(*HEADER, *(name for each in columns for name in each.header))]
+    for scenario in suite.scenarios():
+        calls = [each.call(scenario) for each in columns]
+        timed = [call for call in calls if callable(call)]
+        found, *others = compare(scenario.hooks, scenario.loupe, *timed, rounds=rounds, calls=suite.calls, wait=wait)
+        rows.append((*row(scenario.name, found), *cells(calls, others)))
+    return rows, [remark for each in columns for remark in each.remarks]
 
 
 def cost_rows(costs: OperationCosts) -> list[Row]:
@@ -94,15 +114,13 @@ def main(arguments: list[str] | None = None) -> None:
     if options.device.startswith("cuda") and not torch.cuda.is_available():
         raise SystemExit("there is no CUDA device here: nothing was measured")
     wait = torch.cuda.synchronize if options.device.startswith("cuda") else nothing_to_wait_for
+    peers = installed()
     torch.set_num_threads(1)
-    page = Page(PAGE_HEAD, machine())
+    head = PAGE_HEAD + PEERS_HEAD.format(names=" and ".join(peer.name for peer in peers)) if peers else PAGE_HEAD
+    page = Page(head, [*machine(), *(f"beside them: {peer.name} {peer.version}" for peer in peers)])
     for suite in (checked(kind(), options.device) for kind in SUITES if options.only in kind.name):
-        rows = [HEADER]
-        for scenario in suite.scenarios():
-            rounds = QUICK_ROUNDS if options.quick else suite.rounds
-            (found,) = compare(scenario.hooks, scenario.loupe, rounds=rounds, calls=suite.calls, wait=wait)
-            rows.append(row(scenario.name, found))
-        page.add(suite.name, rows)
+        rows, remarks = table(suite, peers, QUICK_ROUNDS if options.quick else suite.rounds, wait)
+        page.add(suite.name, rows, remarks)
     costs = measure(operations=100 if options.quick else 2000, rounds=QUICK_ROUNDS if options.quick else 15)
     head = (f"one operation of {costs.operations} in a block", "CPU us (quartiles)")
     page.add("One recorded operation", [head, *cost_rows(costs)])

@@ -13,7 +13,7 @@ from benchmarks.page import Row
 from benchmarks.suite import TITLES, Scenario, Suite, Unequal, hold
 from benchmarks.timing import Call, Comparison
 
-MODULES: dict[str, str] = {}  # by the library's name, what has its `PEER`
+MODULES = {"nnsight": "benchmarks.nnsight_peer"}  # by the library's name, what has its `PEER`
 METHODS = {title: method for method, title in TITLES.items()}
 TRIES = 3  # what fails on its second call is not timed either
 

@@ -6,7 +6,7 @@ import types
 import pytest
 import torch
 
-from benchmarks import peers
+from benchmarks import peers, run
 from benchmarks.linear_stack import LinearStack
 from benchmarks.peers import Columns, Peer, Ways, installed
 from benchmarks.run import HEADER, table
@@ -111,3 +111,18 @@ def test_the_peers_are_those_whose_library_is_installed(monkeypatch):
     monkeypatch.setitem(sys.modules, "home_of_fake", types.SimpleNamespace(PEER=FAKE))
     monkeypatch.setattr(peers, "MODULES", {"no_such_library": "nowhere", "json": "home_of_fake"})
     assert installed() == [FAKE]
+
+
+def test_the_page_says_which_peers_were_measured_and_what_their_words_mean(monkeypatch, tmp_path):
+    monkeypatch.setattr(run, "SUITES", (Few,))
+    pages = []
+    for found in ([FAKE], []):
+        monkeypatch.setattr(run, "installed", lambda found=found: found)
+        run.main(["--quick", "--markdown", str(tmp_path / "page.md")])
+        pages.append((tmp_path / "page.md").read_text())
+    with_peer, without = pages
+    assert "The columns of fake are of the same work" in with_peer
+    assert "\n- beside them: fake 1.0\n" in with_peer
+    assert f"\n- `{Few.name}, {TITLES['patch']}: fake raises ValueError: no patches here`\n" in with_peer
+    assert "fake" not in without
+    assert "beside them" not in without

@@ -25,7 +25,7 @@ check: $(DEV)
 
 bench: $(DEV)
 	$(BIN)/python benchmarks/run.py --markdown docs/benchmarks.md
-	$(BIN)/python benchmarks/savings.py
+	$(BIN)/python benchmarks/savings.py --markdown docs/savings.md
 
 bench-gpu: $(DEV)
 	$(BIN)/python benchmarks/run.py --device cuda

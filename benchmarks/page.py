@@ -45,7 +45,7 @@ def machine() -> list[str]:
         f"machine: {processor()}, {os.cpu_count()} cores, {platform.system()} {platform.machine()}",
         f"python {platform.python_version()}, torch {torch.__version__} ({torch.get_num_threads()} thread), "
         f"transformers {transformers.__version__}",
-        "time is CPU time unless it says wall; one process, hooks and loupe in turn, no garbage collection while timed",
+        "time is CPU time unless it says wall; one process, all ways in turn, no garbage collection while timed",
     ]
 
 

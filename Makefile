@@ -9,7 +9,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constr
 DEV := $(VENV)/.loupe-dev
 DOCS := $(VENV)/.loupe-docs
 
-.PHONY: demo test check bench bench-gpu docs venv
+.PHONY: demo test check bench bench-gpu bench-instructions docs venv
 
 demo: $(DEV)
 	$(BIN)/python examples/activation_patching.py
@@ -25,10 +25,13 @@ check: $(DEV)
 
 bench: $(DEV)
 	$(BIN)/python benchmarks/run.py --markdown docs/benchmarks.md
-	$(BIN)/python benchmarks/savings.py
+	$(BIN)/python benchmarks/savings.py --markdown docs/savings.md
 
 bench-gpu: $(DEV)
 	$(BIN)/python benchmarks/run.py --device cuda
+
+bench-instructions: $(DEV)
+	$(BIN)/python benchmarks/instructions.py
 
 docs: $(DOCS)
 	$(BIN)/python -m sphinx -W --keep-going -b html docs docs/_build/html

@@ -249,7 +249,7 @@ class LinearStack(Suite):
 
     def hooks_loss(self) -> Any:
         self.module.zero_grad(set_to_none=True)
-        ((self.module(self.x) - self.stored) ** 2).mean().backward()
+        torch.autograd.backward(((self.module(self.x) - self.stored) ** 2).mean())  # a peer may replace Tensor.backward
         return [weight.grad for weight in self.module.parameters()]
 
     def loupe_loss(self) -> Any:

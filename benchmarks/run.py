@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import argparse
-import os
-import platform
 import sys
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
-import transformers
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # a script finds its neighbours under their package's name
 
 from benchmarks.linear_stack import LinearStack
+from benchmarks.page import Page, Row, machine
+from benchmarks.peers import Columns, Peer, cells, installed
 from benchmarks.recording import OperationCosts, measure
 from benchmarks.small_gpt2 import SmallGPT2, SmallGPT2Long
 from benchmarks.storing import StorageCosts, measure_storage
@@ -39,24 +39,10 @@ What loupe costs beside hooks written by hand for the same work, as `make bench`
 first gave the same results both ways, then both were timed in turn, in one process. A ratio of 1 is no cost; below 1,
 loupe is the faster one.
 """
-
-
-def machine() -> list[str]:
-    """What the numbers were measured with."""
-    return [
-        f"machine: {processor()}, {os.cpu_count()} cores, {platform.system()} {platform.machine()}",
-        f"python {platform.python_version()}, torch {torch.__version__} ({torch.get_num_threads()} thread), "
-        f"transformers {transformers.__version__}",
-        "time is CPU time unless it says wall; one process, hooks and loupe in turn, no garbage collection while timed",
-    ]
-
-
-def processor() -> str:
-    """The processor's name, as far as the system tells it."""
-    listing = Path("/proc/cpuinfo")
-    lines = listing.read_text().splitlines() if listing.exists() else []
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor() or "unknown processor"
+PEERS_HEAD = """
+The columns of {names} are of the same work in the same rounds; their ratios too are to the hooks. A cell says "-" for
+what there is no way to do, "raises" where the way fails, and "differs" where the results are not the hooks'.
+"""
 
 
 def checked(suite: Suite, device: str) -> Suite:
@@ -69,9 +55,9 @@ def checked(suite: Suite, device: str) -> Suite:
     return suite
 
 
-def row(name: str, found: Comparison) -> tuple[str, ...]:
+def row(name: str, found: Comparison) -> Row:
     """One line of the table of a suite."""
-    hooks, loupe = found.hooks.median, found.loupe.median
+    hooks, loupe = found.hooks.median, found.other.median
     return (
         name,
         f"{hooks:.0f}",
@@ -82,7 +68,21 @@ def row(name: str, found: Comparison) -> tuple[str, ...]:
     )
 
 
-def cost_rows(costs: OperationCosts) -> list[tuple[str, ...]]:
+def table(
+    suite: Suite, peers: Sequence[Peer], rounds: int, wait: Callable[[], None] = nothing_to_wait_for
+) -> tuple[list[Row], list[str]]:
+    """The rows of a suite with the columns of its peers, and the peers' remarks."""
+    columns = [Columns(peer, suite) for peer in peers]
+    rows = [(*HEADER, *(name for each in columns for name in each.header))]
+    for scenario in suite.scenarios():
+        calls = [each.call(scenario) for each in columns]
+        timed = [call for call in calls if callable(call)]
+        found, *others = compare(scenario.hooks, scenario.loupe, *timed, rounds=rounds, calls=suite.calls, wait=wait)
+        rows.append((*row(scenario.name, found), *cells(calls, others)))
+    return rows, [remark for each in columns for remark in each.remarks]
+
+
+def cost_rows(costs: OperationCosts) -> list[Row]:
     """What one recorded operation costs, one line a phase."""
     return [
         ("recording alone", costs.record.text()),
@@ -92,30 +92,13 @@ def cost_rows(costs: OperationCosts) -> list[tuple[str, ...]]:
     ]
 
 
-def storage_rows(costs: StorageCosts) -> list[tuple[str, ...]]:
+def storage_rows(costs: StorageCosts) -> list[Row]:
     """What it costs to keep a graph in a file, one line a phase."""
     return [
         ("save", costs.save.text(0)),
         ("load", costs.load.text(0)),
         ("hash", costs.hash.text(0)),
     ]
-
-
-def plain_table(rows: list[tuple[str, ...]]) -> str:
-    """Columns lined up with blanks: names to the left, numbers to the right."""
-    first, *others = [max(len(each[place]) for each in rows) for place in range(len(rows[0]))]
-    lines = []
-    for name, *numbers in rows:
-        cells = [number.rjust(width) for number, width in zip(numbers, others, strict=True)]
-        lines.append("  ".join([name.ljust(first), *cells]))
-    return "\n".join(lines)
-
-
-def markdown_table(rows: list[tuple[str, ...]]) -> str:
-    """The same rows for a Markdown page."""
-    head, *body = rows
-    rule = ("---", *("---:" for _ in head[1:]))
-    return "\n".join(f"| {' | '.join(each)} |" for each in (head, rule, *body))
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -131,28 +114,20 @@ def main(arguments: list[str] | None = None) -> None:
     if options.device.startswith("cuda") and not torch.cuda.is_available():
         raise SystemExit("there is no CUDA device here: nothing was measured")
     wait = torch.cuda.synchronize if options.device.startswith("cuda") else nothing_to_wait_for
+    peers = installed()
     torch.set_num_threads(1)
-    page = [PAGE_HEAD, *(f"- {line}" for line in machine())]
-    print(*machine(), sep="\n")
+    head = PAGE_HEAD + PEERS_HEAD.format(names=" and ".join(peer.name for peer in peers)) if peers else PAGE_HEAD
+    page = Page(head, [*machine(), *(f"beside them: {peer.name} {peer.version}" for peer in peers)])
     for suite in (checked(kind(), options.device) for kind in SUITES if options.only in kind.name):
-        rows = [HEADER]
-        for scenario in suite.scenarios():
-            rounds = QUICK_ROUNDS if options.quick else suite.rounds
-            found = compare(scenario.hooks, scenario.loupe, rounds=rounds, calls=suite.calls, wait=wait)
-            rows.append(row(scenario.name, found))
-        print(f"\n{suite.name}\n{plain_table(rows)}", flush=True)
-        page.append(f"\n## {suite.name}\n\n{markdown_table(rows)}")
+        rows, remarks = table(suite, peers, QUICK_ROUNDS if options.quick else suite.rounds, wait)
+        page.add(suite.name, rows, remarks)
     costs = measure(operations=100 if options.quick else 2000, rounds=QUICK_ROUNDS if options.quick else 15)
-    rows = [(f"one operation of {costs.operations} in a block", "CPU us (quartiles)"), *cost_rows(costs)]
-    print(f"\n{plain_table(rows)}")
-    page.append(f"\n## One recorded operation\n\n{markdown_table(rows)}")
+    head = (f"one operation of {costs.operations} in a block", "CPU us (quartiles)")
+    page.add("One recorded operation", [head, *cost_rows(costs)])
     stored = measure_storage(operations=100 if options.quick else 10_000, rounds=QUICK_ROUNDS)
     head = (f"graph save and load: {stored.nodes} nodes, {stored.size / 1e6:.1f} MB", "CPU ms (quartiles)")
-    rows = [head, *storage_rows(stored)]
-    print(f"\n{plain_table(rows)}")
-    page.append(f"\n## A graph as a file\n\n{markdown_table(rows)}")
-    if options.markdown:
-        Path(options.markdown).write_text("\n".join(page) + "\n", encoding="utf-8")
+    page.add("A graph as a file", [head, *storage_rows(stored)])
+    page.write(options.markdown)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Print what a graph saves by itself, and what long runs cost: `python benchmarks/savings.py [--quick]`."""
+"""Print what a graph saves, and what long runs cost: `python benchmarks/savings.py [--quick] [--markdown FILE]`."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # a script finds i
 
 from benchmarks.harvest import Harvests, HarvestsSmall
 from benchmarks.long_gpt2 import LongContext, LongGeneration, LongGenerationSmall
-from benchmarks.run import machine, plain_table, row
+from benchmarks.page import Page, Row, machine
+from benchmarks.run import row
 from benchmarks.saving_work import Memory, SavedWork, SavedWorkSmall, memory_of
 from benchmarks.suite import Scenario, Suite, check
 from benchmarks.timing import compare
@@ -28,6 +29,12 @@ TIMED: tuple[type[Suite], ...] = (
     HarvestsSmall,
 )
 QUICK_ROUNDS = 2
+PAGE_HEAD = """# Savings
+
+What a graph makes cheaper by itself, and what long runs cost, as `make bench` measured it last. Each line says what
+stands beside loupe; both first gave the same results, but for a steered generation beside one that is not. A ratio of 1
+is no cost; below 1, loupe is the faster one.
+"""
 
 
 def checked_scenarios(suite: Suite) -> list[Scenario]:
@@ -38,7 +45,7 @@ def checked_scenarios(suite: Suite) -> list[Scenario]:
     return [*scenarios, suite.against_bare()] if isinstance(suite, LongGeneration) else scenarios
 
 
-def memory_rows(found: list[Memory]) -> list[tuple[str, ...]]:
+def memory_rows(found: list[Memory]) -> list[Row]:
     """What is there at once at most, beside the first, which keeps nothing."""
     bare, *others = found
     rows = [("memory of tensors", "peak KiB", "over the bare pass", "kept KiB")]
@@ -55,9 +62,10 @@ def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--quick", action="store_true", help="a few rounds only: shows that everything runs")
     parser.add_argument("--only", metavar="NAME", help="the suites whose class has this in its name")
+    parser.add_argument("--markdown", metavar="FILE", help="write the tables to this file too")
     options = parser.parse_args(arguments)
     torch.set_num_threads(1)
-    print(*machine(), sep="\n")
+    page = Page(PAGE_HEAD, machine())
     for kind in TIMED:
         if options.only and options.only.lower() not in kind.__name__.lower():
             continue
@@ -65,10 +73,12 @@ def main(arguments: list[str] | None = None) -> None:
         rows = [HEADER]
         for scenario in checked_scenarios(suite):
             rounds = QUICK_ROUNDS if options.quick else suite.rounds
-            rows.append(row(scenario.name, compare(scenario.hooks, scenario.loupe, rounds=rounds, calls=1)))
-        print(f"\n{suite.name}\n{plain_table(rows)}", flush=True)
+            (found,) = compare(scenario.hooks, scenario.loupe, rounds=rounds, calls=1)
+            rows.append(row(scenario.name, found))
+        page.add(suite.name, rows)
         if isinstance(suite, SavedWork):
-            print(f"\n{plain_table(memory_rows(memory_of(suite)))}", flush=True)
+            page.add("", memory_rows(memory_of(suite)))
+    page.write(options.markdown)
 
 
 if __name__ == "__main__":

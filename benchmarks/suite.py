@@ -88,13 +88,21 @@ def check(suite: Suite, scenario: Scenario) -> None:
     >>> for scenario in suite.scenarios():
     ...     check(suite, scenario)
     """
+    hold(suite, scenario, "loupe", scenario.loupe, suite.module)
+
+
+def hold(suite: Suite, scenario: Scenario, who: str, way: Callable[[], Any], module: nn.Module) -> None:
+    """Hold another way of a scenario, on a module of its own, against the hooks; raises Unequal as `check` does.
+
+    >>> hold(suite, scenario, "nnsight", ways.nnsight_patch, ways.module)
+    """
     with returned_by(suite.module) as by_hand:
         want = scenario.hooks()
-    with returned_by(suite.module) as by_block:
-        found = scenario.loupe()
+    with returned_by(module) as returned:
+        found = way()
     if not same(want, found, suite.tolerance):
-        raise Unequal(f"{suite.name}, {scenario.name}: loupe and hooks read different values")
-    if want is None and not same(by_hand, by_block, suite.tolerance):
+        raise Unequal(f"{suite.name}, {scenario.name}: {who} and hooks read different values")
+    if want is None and not same(by_hand, returned, suite.tolerance):
         raise Unequal(f"{suite.name}, {scenario.name}: the model returned different values")
 
 

@@ -1,4 +1,4 @@
-"""Time two ways of doing one thing side by side: A B A B in one process, with the garbage collector standing still."""
+"""Time ways of doing one thing side by side: A B C A B C in one process, with the garbage collector standing still."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 Call = Callable[[], Any]
+Sample = tuple[float, float]  # microseconds of CPU time and of wall time
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,10 +34,10 @@ class Spread:
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """What one call costs by hand and with loupe, in CPU microseconds, and the ratios of neighbouring samples."""
+    """What one call costs by hand and another way, in CPU microseconds, and the ratios of samples of one round."""
 
     hooks: Spread
-    loupe: Spread
+    other: Spread
     cpu_ratio: Spread
     wall_ratio: Spread
 
@@ -58,7 +59,7 @@ def nothing_to_wait_for() -> None:
     """What the CPU has been told to do is done."""
 
 
-def sample(call: Call, calls: int, wait: Callable[[], None]) -> tuple[float, float]:
+def sample(call: Call, calls: int, wait: Callable[[], None]) -> Sample:
     """Microseconds of CPU time and of wall time for one call, as the mean of a few in a row; `wait` for the device."""
     wait()
     wall, cpu = time.perf_counter(), time.process_time()
@@ -70,18 +71,23 @@ def sample(call: Call, calls: int, wait: Callable[[], None]) -> tuple[float, flo
 
 
 def compare(
-    hooks: Call, loupe: Call, *, rounds: int, calls: int, wait: Callable[[], None] = nothing_to_wait_for
-) -> Comparison:
-    """Time both in turn: a ratio is that of two neighbouring samples, so that a machine which slows down slows both."""
-    for each in (hooks, loupe):
+    hooks: Call, *others: Call, rounds: int, calls: int, wait: Callable[[], None] = nothing_to_wait_for
+) -> list[Comparison]:
+    """Time all in turn and hold each of the others against the hooks: a machine that slows down slows a whole round."""
+    ways = (hooks, *others)
+    for each in ways:
         sample(each, 3 * calls, wait)
-    pairs = []
     with no_garbage_collection():
-        for _ in range(rounds):
-            pairs.append((sample(hooks, calls, wait), sample(loupe, calls, wait)))
+        found = [[sample(each, calls, wait) for each in ways] for _ in range(rounds)]
+    by_hand, *rest = zip(*found, strict=True)
+    return [_beside(by_hand, samples) for samples in rest]
+
+
+def _beside(hooks: Sequence[Sample], other: Sequence[Sample]) -> Comparison:
+    pairs = list(zip(hooks, other, strict=True))
     return Comparison(
         hooks=Spread.of([one[0] for one, _ in pairs]),
-        loupe=Spread.of([other[0] for _, other in pairs]),
-        cpu_ratio=Spread.of([other[0] / one[0] for one, other in pairs]),
-        wall_ratio=Spread.of([other[1] / one[1] for one, other in pairs]),
+        other=Spread.of([another[0] for _, another in pairs]),
+        cpu_ratio=Spread.of([another[0] / one[0] for one, another in pairs]),
+        wall_ratio=Spread.of([another[1] / one[1] for one, another in pairs]),
     )

@@ -274,7 +274,7 @@ class TinyGPT2(Suite):
 
     def hooks_loss(self) -> Any:
         self.module.zero_grad(set_to_none=True)
-        self.module(self.ids, labels=self.ids).loss.backward()
+        torch.autograd.backward(self.module(self.ids, labels=self.ids).loss)  # a peer may replace Tensor.backward
         return [weight.grad for weight in self.module.parameters()]
 
     def loupe_loss(self) -> Any:

@@ -7,12 +7,12 @@ import pytest
 import torch
 
 from benchmarks.linear_stack import LinearStack
+from benchmarks.page import Page, markdown_table, plain_table
 from benchmarks.recording import block_of, record_only
-from benchmarks.run import markdown_table, plain_table
 from benchmarks.storing import measure_storage
 from benchmarks.suite import TITLES, Scenario, Unequal, check
 from benchmarks.sweeps import SweepTinyGPT2, SweepTinyLlama
-from benchmarks.timing import Spread
+from benchmarks.timing import Spread, compare
 from benchmarks.tiny_gpt2 import TinyGPT2
 
 SUITES = (LinearStack, TinyGPT2)  # the larger ones inherit what they do from these
@@ -80,6 +80,28 @@ def test_quartiles_and_tables_are_those_of_the_samples():
     rows = [("name", "us"), ("one save", spread.text())]
     assert plain_table(rows).splitlines() == ["name                    us", "one save  3.00 (2.00-4.00)"]
     assert markdown_table(rows).splitlines() == ["| name | us |", "| --- | ---: |", "| one save | 3.00 (2.00-4.00) |"]
+
+
+def test_a_page_has_the_tables_that_are_printed_and_remarks_that_no_sphinx_reads(tmp_path, capsys):
+    page = Page("# Title", ["machine: one"])
+    page.add("GPT-2", [("name", "us"), ("one save", "3")], ["it `raises` *this*"])
+    page.add("", [("memory", "KiB"), ("peak", "4")])
+    page.write(None)
+    page.write(tmp_path / "page.md")
+    tables = "| name | us |\n| --- | ---: |\n| one save | 3 |\n\n- `it 'raises' *this*`\n"
+    more = "\n| memory | KiB |\n| --- | ---: |\n| peak | 4 |\n"
+    assert (tmp_path / "page.md").read_text() == f"# Title\n- machine: one\n\n## GPT-2\n\n{tables}{more}"
+    printed = "machine: one\n\nGPT-2\nname      us\none save   3\nit `raises` *this*\n\nmemory  KiB\npeak      4\n"
+    assert capsys.readouterr().out == printed
+
+
+def test_every_way_is_timed_in_each_round_beside_the_hooks():
+    called = []
+    ways = [lambda name=name: called.append(name) for name in "abc"]
+    found = compare(*ways, rounds=4, calls=2)
+    assert "".join(called) == "aaaaaabbbbbbcccccc" + "aabbcc" * 4  # three times as many before the clock starts
+    assert len(found) == 2
+    assert found[0].hooks == found[1].hooks
 
 
 def test_a_graph_that_is_saved_and_loaded_has_a_file_that_grows_with_it():

@@ -1,7 +1,7 @@
 """Bound the work of recording, of a tap and of a look by the calls that Python makes, which no busy machine changes.
 
 A bound is a fifth above what was counted with Python 3.11 when it was set; a change that passes it has made every block
-slower. (Instructions would say more; they can be counted only where a processor or valgrind does it.)
+slower. (Instructions say more, and `test_instructions.py` bounds them where valgrind can count them.)
 """
 
 import gc

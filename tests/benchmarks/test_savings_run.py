@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from benchmarks import savings
 from benchmarks.harvest import Harvests
 from benchmarks.long_gpt2 import LongContext, LongGeneration
 from benchmarks.saving_work import SavedWork, memory_of
@@ -37,6 +38,18 @@ def test_means_of_layers_need_next_to_nothing_beside_a_bare_pass():
     assert means.peak - bare.peak <= 2 * means.kept
     assert everything.peak - bare.peak <= 1.1 * everything.kept
     assert memory_rows([bare, everything, means])[1][0] == "a bare pass"
+
+
+def test_the_page_of_savings_has_times_and_memory_of_each_suite(monkeypatch, tmp_path):
+    monkeypatch.setattr(savings, "TIMED", (ShortWork,))
+    savings.main(["--quick", "--markdown", str(tmp_path / "savings.md")])
+    page = (tmp_path / "savings.md").read_text()
+    assert page.startswith("# Savings\n")
+    (section,) = page.split("\n## ")[1:]
+    assert section.startswith(f"{ShortWork.name}\n\n| {' | '.join(savings.HEADER)} |\n")
+    assert "\n| memory of tensors | peak KiB | over the bare pass | kept KiB |\n" in section
+    names = [line.split(" | ")[0].removeprefix("| ") for line in section.splitlines() if line.startswith("| ")]
+    assert set(names) > {each.name for each in ShortWork().scenarios()} | {"a bare pass", "save 12 layers"}
 
 
 def test_a_harvest_is_held_against_hooks(monkeypatch):

@@ -201,6 +201,13 @@ class Node:
         return found
 
 
+def refs_in(value: Any) -> list[int]:
+    """The ids of all references inside an argument."""
+    found: list[int] = []
+    collect_refs(value, found)
+    return found
+
+
 def collect_refs(value: Any, found: list[int]) -> None:
     """Append the ids of all references inside an argument to `found`."""
     kind = type(value)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from loupe.graph.arguments import first_argument
 from loupe.graph.changes import changed_by
-from loupe.graph.node import Const, Event, Node, Ref, collect_refs, is_within
+from loupe.graph.node import Const, Event, Node, Ref, is_within, refs_in
 from loupe.graph.opset import effect_of, operation_of
 
 if TYPE_CHECKING:
@@ -178,6 +178,4 @@ def needed(graph: Graph, memory: Memory, wanted: Iterable[int]) -> frozenset[int
 
 def changed_refs(node: Node) -> list[int]:
     """The nodes referred to in the arguments that an operation changes in place."""
-    found: list[int] = []
-    collect_refs(changed_by(node.target, node.args, node.kwargs), found)
-    return found
+    return refs_in(changed_by(node.target, node.args, node.kwargs))

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cache
 from itertools import groupby
 from typing import Any
 
 from loupe.graph.graph import Graph
-from loupe.graph.node import Node, Ref, Site, map_argument
+from loupe.graph.node import Kind, Node, Ref, Site, map_argument, refs_in
 
 # Takes a value of each step to what it is at the last one that happens; with a number, at that step.
 LAST_STEP = "loupe.last_step"
@@ -57,6 +57,7 @@ class _Unrolling:
         self._flat.constants, self._flat.functions = graph.constants, graph.functions
         self._last: dict[int, int] = {}
         self._at: dict[int, dict[int, int]] = {}
+        self._refs: dict[int, tuple[list[int], list[bool]]] = {}
 
     def result(self) -> Unrolled:
         """Go through the blocks of the graph, in order."""
@@ -85,7 +86,8 @@ class _Unrolling:
         if node.kind == "stop" and (here := node.kwargs.get("step", step)) is not None:
             self._append(node, kwargs={"after": self._above(node, here)})
             return
-        places = {ref: self._place(ref, step) for ref in node.refs()}
+        refs, holds_some = self._refs_of(node)
+        places = {ref: self._place(ref, step) for ref in refs}
 
         def moved(leaf: object) -> object:
             return Ref(places[leaf.node]) if type(leaf) is Ref else leaf
@@ -97,12 +99,41 @@ class _Unrolling:
             target = target._replace(call=target.call + step * self._calls_each(target.path))
         elif node.kind == "save" and step is not None:
             target = step_name(target, step)
-        args = tuple(map_argument(arg, moved) for arg in node.args)
-        self._append(node, target=target, args=args, kwargs={k: map_argument(v, moved) for k, v in node.kwargs.items()})
+        pairs = zip(node.args, holds_some, strict=True)
+        args = tuple([map_argument(arg, moved) if some else arg for arg, some in pairs])
+        kwargs = {key: map_argument(arg, moved) for key, arg in node.kwargs.items()} if node.kwargs else {}
+        self._append(node, target=target, args=args, kwargs=kwargs)
 
-    def _append(self, node: Node, **changes: Any) -> None:
-        self._last[node.id] = len(self._flat)
-        self._flat.nodes.append(replace(node, id=len(self._flat), steps=None, **changes))
+    def _refs_of(self, node: Node) -> tuple[list[int], list[bool]]:
+        """What a node takes, and which of its arguments by position take some of it."""
+        known = self._refs.get(node.id)
+        if known is None:
+            known = self._refs[node.id] = node.refs(), [bool(refs_in(arg)) for arg in node.args]
+        return known
+
+    def _append(
+        self,
+        node: Node,
+        *,
+        kind: Kind | None = None,
+        target: Any = None,
+        args: tuple[Any, ...] | None = None,
+        kwargs: dict[str, Any] | None = None,
+    ) -> None:
+        nodes = self._flat.nodes
+        place = self._last[node.id] = len(nodes)
+        copied = Node(
+            place,
+            node.kind if kind is None else kind,
+            node.target if target is None else target,
+            node.args if args is None else args,
+            node.kwargs if kwargs is None else kwargs,
+            node.invoke,
+            node.line,
+            None,
+            node.modes,
+        )
+        nodes.append(copied)
 
     def _place(self, ref: int, step: int | None) -> int:
         """The copy of a node that is meant at a step."""

@@ -28,6 +28,7 @@ from loupe.hosts.tables import check_vocabulary, embeddings_of, input_device, pa
 from loupe.runtime.host import Batch, Input, lock_of
 from loupe.runtime.plain import named_parts, submodule
 
+_MOST_KNOWN = 16
 _TARGETS = ("decoder_input_ids", "labels", "decoder_inputs_embeds")
 
 
@@ -59,7 +60,7 @@ class TransformersHost:
             tokenizer = self._checkpoint.tokenizer(self._module)
         self.tokenizer = tokenizer
         self._table_at: tuple[str, nn.Module] | None = None
-        self._again: tuple[torch.Tensor, Any, Batch] | None = None  # the token ids that were given last, and their call
+        self._known: dict[tuple[int, ...], tuple[list[torch.Tensor], Any, Batch]] = {}  # calls of token ids
         self._left = is_decoder(self._module)
         self._positions = positions_of(self._module)
         self._attention = Attention(lambda: self._module)
@@ -105,21 +106,22 @@ class TransformersHost:
         """One call for several prompts, padded to one length, with position ids where a row is padded on the left.
 
         With `generation` it is a call of `generate` with these options, which counts positions itself. A second stack
-        for which nothing is given reads the token at which a generation starts. Token ids that were given last, and are
-        as they were, make the same call again.
+        for which nothing is given reads the token at which a generation starts. Token ids that were given before, and
+        are as they were, make the same call again.
 
         Raises InputError for an empty prompt, and for one that is longer than the model's table of positions.
         """
-        ids = _lone_ids(inputs) if generation is None else None
-        if ids is None:
+        given = _bare_ids(inputs) if generation is None else None
+        if given is None:
             return self._merged(inputs, generation)
-        table, again = self._table(), self._again
-        where = ids._version, self._module, table, input_device(self._module, table)
-        if again is not None and again[0] is ids and again[1] == where:
-            return again[2]
-        batch = self._merged(inputs, None)
-        self._again = ids, where, batch
-        return batch
+        table, key = self._table(), tuple(map(id, given))
+        now = [each._version for each in given], self._module, table, input_device(self._module, table)
+        known = self._known.get(key)
+        if known is None or known[1] != now:
+            if len(self._known) >= _MOST_KNOWN:
+                self._known.clear()
+            known = self._known[key] = given, now, self._merged(inputs, None)
+        return known[2]
 
     def _merged(self, inputs: Sequence[Input], generation: dict[str, Any] | None) -> Batch:
         if generation is not None and not can_generate(self._module):
@@ -275,11 +277,15 @@ class TransformersHost:
         return self._outputs.view(path, port)
 
 
-def _lone_ids(inputs: Sequence[Input]) -> torch.Tensor | None:
-    """The token ids of the one input, where nothing else is given, and torch counts what changes them."""
-    args, kwargs, _ = inputs[0]
-    ids = args[0] if len(inputs) == 1 and len(args) == 1 and not kwargs else None
-    return None if type(ids) is not torch.Tensor or ids.is_floating_point() or ids.is_inference() else ids
+def _bare_ids(inputs: Sequence[Input]) -> list[torch.Tensor] | None:
+    """The token ids of the inputs, where nothing else is given, and torch counts what changes them."""
+    found: list[torch.Tensor] = []
+    for args, kwargs, _ in inputs:
+        ids = args[0] if len(args) == 1 and not kwargs else None
+        if type(ids) is not torch.Tensor or ids.is_floating_point() or ids.is_inference():
+            return None
+        found.append(ids)
+    return found
 
 
 def _parameters_of(module: nn.Module) -> frozenset[str]:

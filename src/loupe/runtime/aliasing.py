@@ -14,8 +14,7 @@ from loupe.errors import Line, OrderError, OverwrittenWarning, RowsError
 from loupe.graph.changes import changed_by
 from loupe.graph.node import Event, Node
 from loupe.graph.opset import TRACKING
-from loupe.graph.passes import changed_refs, is_opaque
-from loupe.runtime.plan import Plan
+from loupe.runtime.plan import Change, Plan
 from loupe.runtime.tensors import agree, map_tensors, share_memory, storages_of, tensors_in, version_of
 from loupe.runtime.weights import Arguments, Weights, is_changed
 
@@ -59,10 +58,11 @@ class Aliasing:
 
     def apply(self, plan: Plan, node: Node, arguments: Arguments, run: Callable[[Arguments], Any]) -> Any:
         """Run a node that may change its arguments in place."""
-        if node.kind == "call" or is_opaque(plan.graph, node):
+        change = plan.change(node.id)
+        if change.opaque:
             return self._apply_opaque(plan, node, arguments, run)
-        self._check_weights(plan, node, arguments)
-        changed = [self.values.get(ref) for ref in changed_refs(node)]
+        self._check_weights(change, node, arguments)
+        changed = [self.values.get(ref) for ref in change.refs]
         storages = storages_of(changed)
         if storages:
             tensors = [value for value in changed if isinstance(value, torch.Tensor)]
@@ -94,7 +94,7 @@ class Aliasing:
 
     # -- what may be changed -------------------------------------------------------------------------------------------
 
-    def _check_weights(self, plan: Plan, node: Node, arguments: Arguments) -> None:
+    def _check_weights(self, change: Change, node: Node, arguments: Arguments) -> None:
         """A weight of the model stays as it is; one that an edit has set is read anew for each block, and stays too."""
         args, kwargs = arguments
         changed = changed_by(node.target, args, kwargs)
@@ -106,15 +106,15 @@ class Aliasing:
         if kwargs.get("out") is not None:
             changed = list(tensors_in(changed))
         self.weights.refuse(node, changed)
-        for root in (plan.graph[index] for kind, index in plan.memory.mutates[node.id] if kind == "node"):
-            own = root.kind == "parameter" and self.weights.is_own_path(root.target)
-            if own and share_memory(self.parameter(root.target), storages_of(changed)):
-                raise is_changed(root.target, node)
+        for path in change.parameters:
+            own = self.weights.is_own_path(path)
+            if own and share_memory(self.parameter(path), storages_of(changed)):
+                raise is_changed(path, node)
 
     def _check_sites(self, plan: Plan, node: Node, storages: set[int], tensors: set[int]) -> None:
         """A tensor of the model may be changed only while the model has not gone on with it, and in one's own rows."""
-        taps = {tap.event: tap for tap in self.taps}
-        held = [read for read in plan.changed_sites(node.id) if share_memory(self.values.get(read), storages)]
+        held = [read for read in plan.change(node.id).sites if share_memory(self.values.get(read), storages)]
+        taps = {tap.event: tap for tap in self.taps} if held else {}
         for read in held:
             origin = plan.graph[read]
             tap = taps.get(origin.site.event)

@@ -125,7 +125,9 @@ class Pass:
         return Weights(self._modules, self._attached, self._aside, self._parts, self._remembered)
 
     def _remembered(self) -> set[int | None] | None:
-        return None if self._host.prefix else self._tree.memory(self._host.module)
+        if self._host.prefix or not self._all_parts:
+            return None
+        return self._tree.memory()
 
     # -- what nodes need beside values ---------------------------------------------------------------------------------
 

@@ -6,12 +6,13 @@ from bisect import bisect_left
 from collections.abc import Collection, Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from functools import cached_property
+from typing import NamedTuple
 
 from loupe.errors import BlockError
 from loupe.graph.graph import Graph
 from loupe.graph.node import RESULT, Event, Node, constants_in
 from loupe.graph.opset import TRACKING
-from loupe.graph.passes import Memory, Root, is_opaque, needed, trace_memory
+from loupe.graph.passes import Memory, Root, changed_refs, is_opaque, needed, trace_memory
 from loupe.graph.steps import LAST_STEP
 from loupe.runtime.routines import routines_of
 
@@ -25,6 +26,19 @@ class Answers:
     settings_key: str | None = None
     sets_nothing: bool = False
     stand_ins: dict[Event, Event] | None = None
+
+
+class Change(NamedTuple):
+    """What can be said of a change in place before a run.
+
+    `opaque` says that a function or a module may change anything. `refs` are the nodes whose values are changed; it may
+    be about the reads of sites in `sites`, and about the parameters whose paths are in `parameters`.
+    """
+
+    opaque: bool
+    refs: tuple[int, ...]
+    sites: tuple[int, ...]
+    parameters: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -78,6 +92,7 @@ class Plan:
     looks_inside: bool = False
     grows: bool = False
     answers: Answers = field(default_factory=Answers, compare=False, repr=False)
+    changes: dict[int, Change] = field(default_factory=dict, compare=False, repr=False)
 
     def of(self, graph: Graph) -> Plan:
         """The plan of another graph with the same structure."""
@@ -124,9 +139,23 @@ class Plan:
     def _is_site(self, root: Root) -> bool:
         return root[0] == "node" and root[1] in self.sites_read
 
-    def changed_sites(self, change: int) -> list[int]:
+    def changed_sites(self, change: int) -> tuple[int, ...]:
         """The reads of sites whose value an in-place change may be about."""
-        return [index for kind, index in self.memory.mutates[change] if kind == "node" and index in self.sites_read]
+        return self.change(change).sites
+
+    def change(self, change: int) -> Change:
+        """What can be said of a node that may change something in place; found out once while a plan is kept."""
+        found = self.changes.get(change)
+        if found is None:
+            node = self.graph[change]
+            roots = [self.graph[index] for kind, index in self.memory.mutates[change] if kind == "node"]
+            found = self.changes[change] = Change(
+                node.kind == "call" or is_opaque(self.graph, node),
+                tuple(changed_refs(node)),
+                tuple(root.id for root in roots if root.id in self.sites_read),
+                tuple(root.target for root in roots if root.kind == "parameter"),
+            )
+        return found
 
 
 def make_plan(

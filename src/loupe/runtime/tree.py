@@ -74,9 +74,11 @@ class Tree:
         self._lists = [(each, list(each)) for each in now if type(each) is list]
         return False
 
-    def memory(self, root: nn.Module) -> set[int | None] | None:
-        """The memory of all parameters and buffers, as `memory_of` names it; None where it is not theirs for long."""
-        self.modules(root)
+    def memory(self) -> set[int | None] | None:
+        """The memory of all parameters and buffers, as `memory_of` names it; None where it is not theirs for long.
+
+        Of the modules that were there when they were asked for last.
+        """
         if any(map(dict.__contains__, self._own, repeat("_hf_hook"))):  # offloaded weights are brought for each call
             return None
         tables = chain(self._tables[1::3], self._tables[2::3])

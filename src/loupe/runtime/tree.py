@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
+from functools import partial
 from itertools import chain, repeat
-from operator import is_, itemgetter
+from operator import is_not
 from typing import Any
 
 import torch
@@ -13,7 +14,7 @@ from torch import nn
 from loupe.runtime.plain import is_special, modules_of, unusual_among
 from loupe.runtime.tensors import memory_of
 
-_tables = itemgetter("_modules", "_parameters", "_buffers")
+_is_there = partial(is_not, None)
 _data_ptr = torch._C.TensorBase.data_ptr
 # What a module has, of its own, where it does not run as its class says: one of these is looked at in detail.
 _OWN = ("_compiled_call_impl", "forward", "gradient_checkpointing")
@@ -23,18 +24,21 @@ class Tree:
     """The modules of a model.
 
     What is known holds as long as each module has the submodules, and the class, that it had: all are compared at each
-    question, by identity, in a few passes at the speed of C.
+    question, by identity, in a few passes at the speed of C. A module keeps the tables that it was made with.
     """
 
     def __init__(self) -> None:
         self._modules: list[nn.Module] = []
         self._own: list[dict[str, Any]] = []
-        self._tables: list[dict[str, Any]] = []  # three of each module
+        self._holders: list[dict[str, nn.Module | None]] = []  # tables of submodules that have some
+        self._childless: list[dict[str, nn.Module | None]] = []  # those that have none
         self._parts: list[nn.Module | None] = []
         self._classes: list[type] = []
         self._special: list[nn.Module] = []
         self._attributes: list[Any] = []
         self._lists: list[tuple[list[Any], list[Any]]] = []
+        self._filled: list[dict[str, Any]] = []  # tables of parameters and buffers that have some
+        self._empty: list[dict[str, Any]] = []  # those that have none
         self._pointers: list[int] = []
         self._memory: set[int | None] = set()
 
@@ -43,11 +47,15 @@ class Tree:
         if not self._is_current(root):
             self._modules = list(modules_of(root))
             self._own = [module.__dict__ for module in self._modules]
-            self._tables = list(chain.from_iterable(map(_tables, self._own)))
-            self._parts = list(chain.from_iterable(map(dict.values, self._tables[::3])))
+            self._holders, self._childless = _divided([own["_modules"] for own in self._own])
+            self._parts = list(chain.from_iterable(map(dict.values, self._holders)))
             self._classes = list(map(type, self._modules))
             self._special = list(filter(is_special, self._modules))
+            self._divide_tables()
         return self._modules
+
+    def _divide_tables(self) -> None:
+        self._filled, self._empty = _divided([own[name] for own in self._own for name in ("_parameters", "_buffers")])
 
     def unusual(self, root: nn.Module) -> Collection[nn.Module]:
         """The modules that may be compiled or gradient-checkpointed, or that have a forward of their own."""
@@ -81,14 +89,15 @@ class Tree:
         """
         if any(map(dict.__contains__, self._own, repeat("_hf_hook"))):  # offloaded weights are brought for each call
             return None
-        tables = chain(self._tables[1::3], self._tables[2::3])
-        tensors = [each for each in chain.from_iterable(map(dict.values, tables)) if each is not None]
+        if any(self._empty):
+            self._divide_tables()
+        tensors = list(chain.from_iterable(map(dict.values, self._filled)))
         try:
-            pointers = list(map(_data_ptr, tensors))
+            pointers = list(map(_data_ptr, filter(_is_there, tensors)))
         except RuntimeError:
             return None
         if pointers != self._pointers or 0 in pointers:
-            self._memory = {memory_of(each) for each in tensors} - {None}
+            self._memory = {memory_of(each) for each in tensors if each is not None} - {None}
             self._pointers = pointers
         return self._memory
 
@@ -96,7 +105,15 @@ class Tree:
         return (
             bool(self._modules)
             and self._modules[0] is root
-            and all(map(is_, chain.from_iterable(map(_tables, self._own)), self._tables))
-            and list(chain.from_iterable(map(dict.values, self._tables[::3]))) == self._parts
+            and not any(self._childless)
+            and list(chain.from_iterable(map(dict.values, self._holders))) == self._parts
             and list(map(type, self._modules)) == self._classes
         )
+
+
+def _divided(tables: Iterable[dict[str, Any]]) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """The tables that have entries, and those that have none."""
+    found: tuple[list[dict[str, Any]], list[dict[str, Any]]] = ([], [])
+    for table in tables:
+        found[not table].append(table)
+    return found

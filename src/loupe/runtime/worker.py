@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import _thread
 import contextvars
+import os
 from collections.abc import Callable, Generator
 from contextlib import ExitStack, contextmanager
+from functools import cache
 from typing import Any
 
 import torch
@@ -13,6 +15,52 @@ import torch
 
 class Cancelled(BaseException):
     """Raised inside a paused function that nobody will resume; no model code catches it."""
+
+
+class _Worker:
+    """A thread that does one job after the other, and waits in between.
+
+    A new thread has to make anew what torch, MKL and the allocator keep for each; one that waits has it.
+    """
+
+    def __init__(self) -> None:
+        self._wake = _thread.allocate_lock()
+        self._wake.acquire()
+        self._job: Callable[[_Worker], None] | None = None
+        # `threading.Thread` waits until the thread has begun, which is one switch there and back more
+        _thread.start_new_thread(self._work, ())
+
+    def do(self, job: Callable[[_Worker], None]) -> None:
+        """Do a job as soon as the last one is done."""
+        self._job = job
+        self._wake.release()
+
+    def _work(self) -> None:
+        torch.get_num_threads()  # MKL would build its team of threads here before torch has set how many: slow for good
+        while True:
+            self._wake.acquire()
+            job, self._job = self._job, None
+            assert job is not None
+            job(self)
+            del job
+
+
+_idle: list[_Worker] = []
+
+
+def _worker() -> _Worker:
+    """A thread that waits, or a new one."""
+    try:
+        return _idle.pop()
+    except IndexError:
+        _forget_in_forks()
+        return _Worker()
+
+
+@cache
+def _forget_in_forks() -> None:
+    if hasattr(os, "register_at_fork"):
+        os.register_at_fork(after_in_child=_idle.clear)  # threads stay behind
 
 
 class PausedCall:
@@ -34,8 +82,7 @@ class PausedCall:
         self.finished = False
         restore = _torch_state()
         context = contextvars.copy_context()
-        # `threading.Thread` waits until the thread has begun, which is one switch there and back more
-        _thread.start_new_thread(lambda: context.run(self._run, body, restore), ())
+        _worker().do(lambda worker: context.run(self._run, body, restore, worker))
 
     def resume(self) -> None:
         """Let the call go on until it pauses, ends or fails; an interrupt here cancels it."""
@@ -68,8 +115,7 @@ class PausedCall:
         with self._ended:
             self.error = None
 
-    def _run(self, body: Callable[[PausedCall], None], restore: Callable[[], Any]) -> None:
-        torch.get_num_threads()  # MKL would build its team of threads here before torch has set how many: slow for good
+    def _run(self, body: Callable[[PausedCall], None], restore: Callable[[], Any], worker: _Worker) -> None:
         self._go.acquire()
         try:
             with restore():
@@ -81,6 +127,7 @@ class PausedCall:
             self.error = error
         finally:
             self.finished = True
+            _idle.append(worker)
             self._ended.release()
             if self._back.locked():
                 self._back.release()

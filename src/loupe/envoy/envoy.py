@@ -33,8 +33,9 @@ class Envoy(Ports):
     """
 
     def __init__(self, root: Root, path: str) -> None:
-        own = self.__dict__
-        own["_home"], own["_path"], own["_sites"] = root, path, {}
+        self._home = root
+        self._path = path
+        self._sites: dict[Port, Site] = {}
 
     @property
     def _module(self) -> nn.Module:
@@ -156,9 +157,9 @@ class Envoy(Ports):
         home, path = self._home, self._path
         module = home.module_at(path)
         parts = module._modules
-        if type(key) is slice:
+        if isinstance(key, slice):
             return [self[place] for place in range(*key.indices(len(parts)))]
-        if type(key) is str:
+        if isinstance(key, str):
             if key not in parts:
                 alias = self._alias(key)
                 if alias is None:

@@ -367,16 +367,17 @@ class Pass:
 
     def _visit(self, event: Event, value: Any) -> OpenSite | OpenSkip | None:
         """What a tap does: stop here if the plan names this moment, do what is due, and give the changed value back."""
-        if self._is_plain:
-            routine = self.interpreter.routines.get(event)
-            if routine is not None:
-                return self._follow(event, value, routine)
+        routine = self.interpreter.routines.get(event)
+        if routine is not None and self._is_plain:
+            site = OpenSite(event, value, self._rows, self._axes)
+            self._follow(site, routine)
+            return site
         plan = self._plan
         assert plan is not None
         if self._paused is not None:
             self._paused.check()
             self._progress.come_to(event)
-        site: OpenSite | OpenSkip | None = None
+        site = None
         if self._branching is not None and (event in self._branching.at or event in self._branching.blocks):
             value = self._grown(self._branching, event, value)
             site = OpenSite(event, value, self._rows, self._axes, replaced=True)
@@ -386,9 +387,11 @@ class Pass:
             elif site is None:
                 result = event.path == RESULT and self._batch.method == "generate"
                 site = OpenSite(event, value, self._rows, (lambda: RowsFirst(value)) if result else self._axes)
-            self.stand_at(site)
-            if site.changed:
+            if routine is None:
+                self.stand_at(site)
                 self._note_replaced(site)
+            else:
+                self._follow(site, routine)
             value = site.value
         if self._collector is not None and event.op is None:
             self._collector.take(event, value, self._rows)
@@ -399,17 +402,15 @@ class Pass:
             self._progress.leave(event)
         return site
 
-    def _follow(self, event: Event, value: Any, routine: Sequence[int]) -> OpenSite:
-        """Do what is due at a moment where that is known ahead."""
+    def _follow(self, site: OpenSite | OpenSkip, routine: Sequence[int]) -> None:
+        """Do what is due at a site where that is known ahead."""
         interpreter = self.interpreter
-        site = OpenSite(event, value, self._rows, self._axes)
         interpreter.follow(site, routine)
         if not interpreter.wanted:
             self._rest()
         interpreter.taps.pop()
         if site.changed:
             self._note_replaced(site)
-        return site
 
     def _note_replaced(self, site: OpenSite | OpenSkip) -> None:
         for node, before, after in site.changed:

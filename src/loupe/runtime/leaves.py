@@ -112,9 +112,8 @@ class Leaves:
                 named = self._modules("").named_parameters(remove_duplicate=False)
                 self._own = {id(weight): weight for path, weight in named if not is_within(path, self._attached)}
             else:
-                own = list(chain.from_iterable([module._parameters.values() for module in self._parts()]))
-                self._own = dict(zip(map(id, own), own, strict=True))  # pyrefly: ignore[bad-assignment]
-                self._own.pop(id(None), None)
+                own = chain.from_iterable([module._parameters.values() for module in self._parts()])
+                self._own = {id(weight): weight for weight in own if weight is not None}
         return self._own
 
     def needs_grad(self, plan: Plan, batch: Batch) -> bool:

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable
-from functools import partial
 from itertools import chain, repeat
-from operator import is_not
 from typing import Any
 
 import torch
@@ -14,7 +12,6 @@ from torch import nn
 from loupe.runtime.plain import is_special, modules_of, unusual_among
 from loupe.runtime.tensors import memory_of
 
-_is_there = partial(is_not, None)
 _data_ptr = torch._C.TensorBase.data_ptr
 # What a module has, of its own, where it does not run as its class says: one of these is looked at in detail.
 _OWN = ("_compiled_call_impl", "forward", "gradient_checkpointing")
@@ -91,13 +88,13 @@ class Tree:
             return None
         if any(self._empty):
             self._divide_tables()
-        tensors = list(chain.from_iterable(map(dict.values, self._filled)))
+        tensors: list[Any] = [each for each in chain.from_iterable(map(dict.values, self._filled)) if each is not None]
         try:
-            pointers = list(map(_data_ptr, filter(_is_there, tensors)))
+            pointers = list(map(_data_ptr, tensors))
         except RuntimeError:
             return None
         if pointers != self._pointers or 0 in pointers:
-            self._memory = {memory_of(each) for each in tensors if each is not None} - {None}
+            self._memory = {memory_of(each) for each in tensors} - {None}
             self._pointers = pointers
         return self._memory
 

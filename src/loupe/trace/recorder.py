@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Hashable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 
@@ -28,6 +28,13 @@ from loupe.trace.stacks import open_recorders
 
 if TYPE_CHECKING:
     from loupe.trace.session import Session
+
+
+class Views(NamedTuple):
+    """The node that reads a site, and the handles on its value, by the view that they give of it."""
+
+    ref: Ref
+    proxies: dict[str | None, Proxy]
 
 
 class Recorder:
@@ -60,7 +67,7 @@ class Recorder:
         self.inputs: list[Any] = []
         self.written: set[int] = set()
         self._mode: BlockMode | None = None
-        self._reads: dict[tuple[Site, int | None, Steps | None], tuple[Ref, dict[str | None, Proxy]]] = {}
+        self._reads: dict[tuple[Site, int | None, Steps | None], Views] = {}
 
     # -- nodes ---------------------------------------------------------------------------------------------------------
 
@@ -149,7 +156,7 @@ class Recorder:
         views = self._reads.get(where)
         if views is None:
             line = user_line(sys._getframe(2))
-            views = self._reads[where] = self._append("read", site, (), None, line), {}
+            views = self._reads[where] = Views(self._append("read", site, (), None, line), {})
         ref, proxies = views
         proxy = proxies.get(view)
         if proxy is None:

@@ -568,3 +568,65 @@ def test_what_shares_no_memory_with_a_weight_may_be_changed(held):
     assert torch.equal(other.value, torch.full((8, 8), 2.0))
     torch.testing.assert_close(mine, held.lin.weight[0].detach() + 1)
     check_unchanged(held, before)
+
+
+# -- what is remembered from block to block ----------------------------------------------------------------------------
+
+
+class Returning(nn.Module):
+    """Gives a tensor of its own as it is, beside what it computes."""
+
+    def __init__(self):
+        super().__init__()
+        self.linear, self.inner = nn.Linear(4, 4), nn.Linear(4, 4)
+        self.own = nn.Identity()
+
+    def forward(self, x):
+        self.own(self.kept)
+        return self.inner(self.linear(x))
+
+
+def zeroes_what_is_kept(model):
+    with model.trace(torch.ones(2, 4)):
+        model.own.output[:] = 0
+        model.output.save()
+
+
+@pytest.mark.parametrize("how", ["a buffer", "a parameter", "other data", "another module"])
+def test_a_weight_that_has_come_since_the_last_block_is_one_too(how):
+    module = Returning()
+    module.kept = torch.ones(4)
+    model = Model(module)
+    zeroes_what_is_kept(model)  # no weight yet
+    assert not module.kept.any()
+    fresh = torch.ones(4)
+    if how == "a buffer":
+        del module.kept
+        module.register_buffer("kept", fresh)
+    elif how == "a parameter":
+        del module.kept
+        module.kept = nn.Parameter(fresh)
+    elif how == "other data":
+        module.linear.bias.data = fresh
+        module.kept = fresh
+    else:
+        module.inner = nn.Linear(4, 4)
+        module.kept = module.inner.bias.detach()
+        fresh = module.kept.clone()
+    before = module.kept.detach().clone()
+    with pytest.raises(WriteError, match="changed in place"):
+        zeroes_what_is_kept(model)
+    assert torch.equal(module.kept.detach(), before)
+
+
+def test_what_was_a_weight_once_may_be_changed():
+    module = Returning()
+    module.register_buffer("kept", torch.ones(4))
+    model = Model(module)
+    with pytest.raises(WriteError):
+        zeroes_what_is_kept(model)
+    kept = module.kept
+    del module.kept
+    module.kept = kept
+    zeroes_what_is_kept(model)
+    assert not kept.any()

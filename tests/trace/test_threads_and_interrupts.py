@@ -3,6 +3,7 @@ else is at work.
 """
 
 import gc
+import os
 import signal
 import subprocess
 import sys
@@ -555,3 +556,45 @@ def test_a_plain_call_of_the_module_while_a_pass_stands_still_is_no_part_of_it(c
     program = PLAIN_CALL.replace("CALL", call)
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=30, check=False)
     assert done.returncode == 0, done.stderr[-500:]
+
+
+def test_blocks_that_are_looked_at_one_after_the_other_share_a_thread():
+    class Where(nn.Module):
+        def forward(self, x):
+            seen.append(threading.get_ident())
+            return x + 1
+
+    seen = []
+    model = Model(nn.Sequential(Where(), Where()))
+    for _ in range(3):
+        with model.trace(torch.ones(1, 2)):
+            assert float(model[0].output.sum()) == 4
+            out = model.output.save()
+        assert out.sum() == 6
+    assert len(set(seen)) == 1
+    assert seen[0] != threading.get_ident()
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
+def test_a_fork_looks_at_values_too():
+    program = """
+import os, sys, torch
+from torch import nn
+from loupe import Model
+
+model = Model(nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2)))
+
+
+def look():
+    with model.trace(torch.ones(1, 2)):
+        return float(model[0].output.sum())
+
+
+here = look()
+child = os.fork()
+if child == 0:
+    os._exit(0 if look() == here else 1)
+assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+assert look() == here
+"""
+    subprocess.run([sys.executable, "-W", "ignore", "-c", program], check=True, timeout=120)

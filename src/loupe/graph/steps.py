@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
-from functools import cache
 from itertools import groupby
 from typing import Any
 
 from loupe.graph.graph import Graph
-from loupe.graph.node import Kind, Node, Ref, Site, map_argument, refs_in
+from loupe.graph.node import CONTAINERS, Kind, Node, Ref, Site, map_argument
+from loupe.graph.structure import structure
 
 # Takes a value of each step to what it is at the last one that happens; with a number, at that step.
 LAST_STEP = "loupe.last_step"
@@ -52,12 +52,13 @@ class _Unrolling:
     def __init__(self, graph: Graph, total: int, calls_each: Callable[[str], int]) -> None:
         self._graph = graph
         self._total = total
-        self._calls_each = cache(calls_each)
+        self._calls_each = calls_each
+        self._calls: dict[str, int] = {}
         self._flat = Graph()
         self._flat.constants, self._flat.functions = graph.constants, graph.functions
         self._last: dict[int, int] = {}
         self._at: dict[int, dict[int, int]] = {}
-        self._refs: dict[int, tuple[list[int], list[bool]]] = {}
+        self._refs: dict[int, list[int]] = {}
 
     def result(self) -> Unrolled:
         """Go through the blocks of the graph, in order."""
@@ -76,6 +77,8 @@ class _Unrolling:
                     if node.kind != "cache":
                         self._copy(node, step)
                         self._at.setdefault(node.id, {})[step] = self._last[node.id]
+        calls = tuple(self._calls.items())  # with the recorded graph, they decide about all the rest
+        self._flat.structure = ("steps", structure(self._graph), self._total, calls)
         return Unrolled(self._flat, self._last, self._at)
 
     def _copy(self, node: Node, step: int | None) -> None:
@@ -86,30 +89,32 @@ class _Unrolling:
         if node.kind == "stop" and (here := node.kwargs.get("step", step)) is not None:
             self._append(node, kwargs={"after": self._above(node, here)})
             return
-        refs, holds_some = self._refs_of(node)
-        places = {ref: self._place(ref, step) for ref in refs}
+        target, args, kwargs = node.target, node.args, node.kwargs
+        refs = self._refs.get(node.id)
+        if refs is None:
+            refs = self._refs[node.id] = node.refs()
+        if refs:
+            places = {ref: self._place(ref, step) for ref in refs}
 
-        def moved(leaf: object) -> object:
-            return Ref(places[leaf.node]) if type(leaf) is Ref else leaf
+            def moved(leaf: object) -> object:
+                return Ref(places[leaf.node]) if type(leaf) is Ref else leaf
 
-        target = node.target
-        if node.gradient_of is not None:
-            target = target._replace(path=f"%{places[node.gradient_of]}")
-        elif isinstance(target, Site) and step:
-            target = target._replace(call=target.call + step * self._calls_each(target.path))
-        elif node.kind == "save" and step is not None:
+            args = tuple([moved(arg) if type(arg) not in CONTAINERS else map_argument(arg, moved) for arg in args])
+            kwargs = {key: map_argument(arg, moved) for key, arg in kwargs.items()} if kwargs else kwargs
+            if node.gradient_of is not None:
+                target = target._replace(path=f"%{places[node.gradient_of]}")
+        if step is not None and node.kind == "save":
             target = step_name(target, step)
-        pairs = zip(node.args, holds_some, strict=True)
-        args = tuple([map_argument(arg, moved) if some else arg for arg, some in pairs])
-        kwargs = {key: map_argument(arg, moved) for key, arg in node.kwargs.items()} if node.kwargs else {}
+        elif step and type(target) is Site and target.port != "grad":
+            path, port, call, op, index = target
+            target = Site(path, port, call + step * self._times(path), op, index)
         self._append(node, target=target, args=args, kwargs=kwargs)
 
-    def _refs_of(self, node: Node) -> tuple[list[int], list[bool]]:
-        """What a node takes, and which of its arguments by position take some of it."""
-        known = self._refs.get(node.id)
-        if known is None:
-            known = self._refs[node.id] = node.refs(), [bool(refs_in(arg)) for arg in node.args]
-        return known
+    def _times(self, path: str) -> int:
+        """How often one step calls a module."""
+        if path not in self._calls:
+            self._calls[path] = self._calls_each(path)
+        return self._calls[path]
 
     def _append(
         self,

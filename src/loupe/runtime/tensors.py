@@ -49,21 +49,22 @@ def _rebuild_tuple(value: tuple[Any, ...], items: list[Any]) -> Any:
 def storage_of(tensor: torch.Tensor) -> int | None:
     """What identifies the memory of a tensor; None where it has none."""
     try:
-        pointer = tensor.untyped_storage().data_ptr()
+        first = tensor.data_ptr()
+        if first:
+            offset = tensor.storage_offset()
+            return first - offset * tensor.element_size() if offset else first
+        return tensor.untyped_storage().data_ptr() or None
     except RuntimeError:
         return None
-    return pointer or None
 
 
 def memory_of(tensor: torch.Tensor) -> int | None:
     """What identifies the memory of a tensor, also where that has no data; None for what is made of other tensors."""
+    found = storage_of(tensor)
+    if found is not None:
+        return found
     try:
-        first = tensor.data_ptr()
-        if first:
-            offset = tensor.storage_offset()
-            return int(first - offset * tensor.element_size()) if offset else first
-        storage = tensor.untyped_storage()
-        return storage.data_ptr() or storage._cdata
+        return tensor.untyped_storage()._cdata
     except RuntimeError:
         return None
 

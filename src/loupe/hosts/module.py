@@ -59,7 +59,10 @@ class ModuleHost:
         """One call for several inputs: tensors joined along dimension 0, everything else the same in all."""
         if generation is not None:
             raise InputError("a plain module cannot generate", remedy="use trace(...), or wrap it in LanguageModel")
-        if self._collate is not None and len(inputs) > 1:
+        if len(inputs) == 1:
+            size = rows_of(inputs[0])
+            return Batch(inputs[0].args, inputs[0].kwargs, ((0, size),), size)
+        if self._collate is not None:
             args, kwargs, sizes = self._collate([(each.args, each.kwargs) for each in inputs])
             if len(sizes) != len(inputs):
                 raise InputError(
@@ -67,8 +70,6 @@ class ModuleHost:
                     remedy="return the number of rows of each input, in order, as the third value",
                     line=inputs[-1].line,
                 )
-        elif len(inputs) == 1:
-            args, kwargs, sizes = inputs[0].args, inputs[0].kwargs, [rows_of(inputs[0])]
         else:
             args, kwargs, sizes = join(inputs)
         starts = [sum(sizes[:place]) for place in range(len(sizes))]

@@ -20,6 +20,7 @@ class Inputs:
         self.taken: list[Input] = []
         self._generation: dict[str, Any] | None = None
         self._batch: Batch | None = None
+        self._called: Batch | None = None
 
     @property
     def generates(self) -> bool:
@@ -29,6 +30,7 @@ class Inputs:
     def add(self, args: tuple[Any, ...], kwargs: dict[str, Any], line: Line) -> int:
         """Take one more; raises InputError, on its own line, where it cannot be used. Returns its number."""
         self.taken.append(Input(args, kwargs, line))
+        self._called = None
         alone = self._host.merge(self.taken[-1:])
         self._batch = alone if len(self.taken) == 1 else None
         return len(self.taken) - 1
@@ -37,7 +39,7 @@ class Inputs:
         """Make it a generation with these options of the host; raises InputError where it takes no such options."""
         if self.taken:
             self._host.merge(self.taken, options)
-        self._generation = options
+        self._generation, self._called = options, None
 
     def steps(self) -> int:
         """The most steps that the run can have."""
@@ -58,4 +60,8 @@ class Inputs:
 
     def call(self) -> Batch:
         """What the run calls: the forward pass, or the generation."""
-        return self.batch() if self._generation is None else self._host.merge(self.taken, self._generation)
+        if self._generation is None:
+            return self.batch()
+        if self._called is None:
+            self._called = self._host.merge(self.taken, self._generation)
+        return self._called

@@ -9,22 +9,22 @@ if TYPE_CHECKING:
     from loupe.trace.recorder import Recorder
     from loupe.trace.session import Session
 
-_open = threading.local()
+class _Open(threading.local):
+    """What is open in one thread."""
+
+    def __init__(self) -> None:
+        self.recorders: list[Recorder] = []
+        self.sessions: list[Session] = []
+
+
+_open = _Open()
 
 
 def open_recorders() -> list[Recorder]:
     """The recorders of the blocks that are open in this thread, the innermost last."""
-    stack: list[Recorder] | None = getattr(_open, "recorders", None)
-    if stack is None:
-        stack = []
-        _open.recorders = stack
-    return stack
+    return _open.recorders
 
 
 def open_sessions() -> list[Session]:
     """The sessions that are open in this thread, the innermost last."""
-    stack: list[Session] | None = getattr(_open, "sessions", None)
-    if stack is None:
-        stack = []
-        _open.sessions = stack
-    return stack
+    return _open.sessions

@@ -25,6 +25,7 @@ check: $(DEV)
 
 bench: $(DEV)
 	$(BIN)/python benchmarks/run.py --markdown docs/benchmarks.md
+	$(BIN)/python benchmarks/phases.py --markdown docs/phases.md
 	$(BIN)/python benchmarks/savings.py --markdown docs/savings.md
 
 bench-gpu: $(DEV)

@@ -153,7 +153,7 @@ class Root(Envoy):
             graph.edited = len(graph)
         sessions = open_sessions()
         session = next((each for each in reversed(sessions) if each.key is self._host), None) if sessions else None
-        run = self.local_run(graph, path, Opened(graph, rest=session))
+        run = self.local_run(graph, path, None if session is None else Opened(graph, rest=session))
         return Tracer(Recorder(self, run, graph, line, session), args, kwargs, generation)
 
     def local_run(self, graph: Graph, path: str = "", given: Given | None = None) -> LocalRun:

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from loupe.errors import NotReachedError
+from loupe.errors import NotReachedError, UnknownModuleError
 from loupe.graph.graph import Graph
 from loupe.graph.node import Node, Site
 from loupe.ops.views import first_input
@@ -16,7 +16,7 @@ from loupe.runtime.describe import Describer
 from loupe.runtime.foresight import Foresight
 from loupe.runtime.host import Host
 from loupe.runtime.inputs import Inputs
-from loupe.runtime.lookup import Modules, WithLinesOf
+from loupe.runtime.lookup import Modules, with_line
 from loupe.runtime.meta import Scanner
 from loupe.runtime.ops_tap import Operation, listing
 from loupe.runtime.plain import plainly
@@ -67,8 +67,10 @@ class Descriptions:
                 scan.values[event] = scan.values[other]
         if self._describer is None:
             self._describer = Describer(self._graph, self._scanner, self._given)
-        with WithLinesOf(self._graph, self._modules):
+        try:
             return self._describer.describe(node, scan, Rows(batch.rows, batch.total), self._foresight.axes())
+        except UnknownModuleError as error:
+            raise with_line(error, self._graph, self._modules) from None
 
     def is_tensor(self, site: Site) -> bool:
         """Whether the value at a site is a tensor, by one scan of the model; true where that cannot tell."""

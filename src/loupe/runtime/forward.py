@@ -38,6 +38,8 @@ from loupe.runtime.tree import Tree
 from loupe.runtime.weights import Weights, as_before
 from loupe.runtime.worker import PausedCall
 
+_RETURNED = Event(RESULT, "out", 0)
+
 
 class StopPass(BaseException):
     """Ends a pass in which nothing is left to do; no model code catches it."""
@@ -323,7 +325,7 @@ class Pass:
         self._take_up(plan)
         self._rest()
         self._is_plain = not self._pausable and self._collector is None and self._branching is None
-        self._call_host()
+        self._call_host(plan)
 
     def _parts(self) -> Iterable[nn.Module]:
         """The modules of the whole model, of which the host's may be one."""
@@ -345,7 +347,7 @@ class Pass:
         self.interpreter.load(plan)
         self.interpreter.drain()
 
-    def _call_host(self) -> None:
+    def _call_host(self, plan: Plan) -> None:
         self._is_called = True
         try:
             result = self._host.call(self._tracked_apart() if self._tracks else self._batch)
@@ -356,7 +358,8 @@ class Pass:
                 raise
             raise self._replaced.error(error) from error
         self.interpreter.settle_last_steps()
-        self._visit(Event(RESULT, "out", 0), result)
+        if _RETURNED in plan.gates or not self._is_plain:
+            self._visit(_RETURNED, result)
 
     def _tracked_apart(self) -> Batch:
         """The call with tensors of its own, so that the user's do not require a gradient when the run is over."""

@@ -181,8 +181,9 @@ class Interpreter:
     def settle_last_steps(self) -> None:
         """The model has returned: a value of a step that has not happened is that of the last one."""
         self.returned = True
-        self._settle_last_steps()
-        self.drain()
+        if len(self.done) < len(self._unmet):
+            self._settle_last_steps()
+            self.drain()
 
     def _settle_last_steps(self) -> None:
         assert self.plan is not None

@@ -68,11 +68,7 @@ def may_need_grad(plan: Plan, batch: Batch, *, collects: bool) -> bool:
         return False
     if plan.tracks or plan.given or plan.called:
         return True
-    return any(map(_one_requires_grad, (batch.args, batch.kwargs.values(), plan.graph.constants)))
-
-
-def _one_requires_grad(values: Iterable[Any]) -> bool:
-    for value in values:
+    for value in (*batch.args, *batch.kwargs.values(), *plan.graph.constants):
         if type(value) is torch.Tensor:
             if value.requires_grad:
                 return True

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import nn
 
-from loupe.errors import BlockError, InputError, Line, LoupeError
+from loupe.errors import BlockError, InputError, Line, LoupeError, UnknownModuleError
 from loupe.graph.graph import Graph
 from loupe.graph.node import Site
 from loupe.graph.steps import Unrolled, unroll
@@ -23,7 +23,7 @@ from loupe.runtime.growing import Growing
 from loupe.runtime.host import Host
 from loupe.runtime.inputs import Inputs
 from loupe.runtime.joined import has_to_run_alone, kind_of, run_joined
-from loupe.runtime.lookup import WithLinesOf, strictly
+from loupe.runtime.lookup import strictly, with_line
 from loupe.runtime.meta import Scanner
 from loupe.runtime.missed import no_step
 from loupe.runtime.offloaded import devices_of
@@ -67,7 +67,7 @@ class LocalRun:
         self._scans = scans
         self._constants = ConstantsWithoutData() if scans else None
         self._host = host
-        self._given: Given = Opened(graph) if given is None else given
+        self._from_outside = given
         self._came_in: dict[str, Any] = {}
         self._attached = attached
         self._modules = strictly(modules)
@@ -84,6 +84,10 @@ class LocalRun:
         self._locked = False
 
     describes = True
+
+    @cached_property
+    def _given(self) -> Given:
+        return Opened(self._graph) if self._from_outside is None else self._from_outside
 
     @cached_property
     def _foresight(self) -> Foresight:
@@ -171,12 +175,14 @@ class LocalRun:
     def _value(self, graph: Graph, node: int) -> Any:
         if self._pass is not None and node in self._pass.interpreter.values:
             return self._pass.interpreter.values[node]
-        with WithLinesOf(graph, self._modules):
+        try:
             plan = self._growing.look(node) if graph is self._graph and not self._failed else None
             if plan is None:
                 keep = set(range(len(graph))) - graph.users_of(self._failed)  # what has failed once is not tried again
                 plan = make_plan(graph, wanted=[node], keep=keep, changing=self._recorded.changing())
             self._proceed(plan, last=False)
+        except UnknownModuleError as unknown:
+            raise with_line(unknown, graph, self._modules) from None
         assert self._pass is not None
         if node not in self._pass.interpreter.done and self._pass.order is not None:
             self._without_order()
@@ -233,12 +239,11 @@ class LocalRun:
                 raise InputError(
                     "the block has no input", remedy="pass a prompt to trace(...), or use tracer.invoke(prompt)"
                 )
-            with WithLinesOf(self._graph, self._modules):
-                graph = self._graph if not self._scans and not self._recorded.is_stepwise() else self._unrolled().graph
-                plan = self._scanner.plans.of(graph, changing=self._recorded.changing(), everything=self._scans)
-                if self._pass is not None and not plan.wanted and plan.live <= self._pass.interpreter.done:
-                    return Outcome({})  # peeks were all that the block was about
-                self._proceed(plan, last=True)
+            graph = self._graph if not self._scans and not self._recorded.is_stepwise() else self._unrolled().graph
+            plan = self._scanner.plans.of(graph, changing=self._recorded.changing(), everything=self._scans)
+            if self._pass is not None and not plan.wanted and plan.live <= self._pass.interpreter.done:
+                return Outcome({})  # peeks were all that the block was about
+            self._proceed(plan, last=True)
             assert self._pass is not None
             error = self._error(plan, self._pass)
             if error is not None and self._pass.order is not None:
@@ -246,6 +251,8 @@ class LocalRun:
                 self._proceed(plan, last=True)
                 error = self._error(plan, self._pass)
             return Outcome(dict(self._pass.interpreter.results), error)
+        except UnknownModuleError as unknown:
+            raise with_line(unknown, self._graph, self._modules) from None
         finally:
             self._came_in.clear()
             self._end_pass()
@@ -295,8 +302,8 @@ class LocalRun:
     # -- passes --------------------------------------------------------------------------------------------------------
 
     def _proceed(self, plan: Plan, *, last: bool) -> None:
-        if self._pass is None:
-            self._given.before(self)
+        if self._pass is None and self._from_outside is not None:
+            self._from_outside.before(self)
         for name in [plan.graph[node].target for node in plan.given]:
             if name not in self._came_in:  # in this thread, before a pass is on its way
                 self._came_in[name] = self._given.value(name)

@@ -62,24 +62,12 @@ def tensor_named(modules: Modules, path: str) -> torch.Tensor:
     return value
 
 
-class WithLinesOf:
-    """Let what is not found in a run be told with the line of the first node that names it."""
-
-    __slots__ = ("_graph", "_modules")
-
-    def __init__(self, graph: Graph, modules: Modules) -> None:
-        self._graph = graph
-        self._modules = modules
-
-    def __enter__(self) -> None:
-        pass
-
-    def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
-        if not isinstance(error, UnknownModuleError) or error.line is not None:
-            return
-        found = next((node for node in self._graph if _is_unknown(node, self._modules, error)), None)
-        if found is not None:
-            raise UnknownModuleError(error.fact, remedy=error.remedy, line=found.line) from None
+def with_line(error: UnknownModuleError, graph: Graph, modules: Modules) -> UnknownModuleError:
+    """What is not found in a run, told with the line of the first node that names it."""
+    if error.line is not None:
+        return error
+    found = next((node for node in graph if _is_unknown(node, modules, error)), None)
+    return error if found is None else UnknownModuleError(error.fact, remedy=error.remedy, line=found.line)
 
 
 def _is_unknown(node: Node, modules: Modules, error: UnknownModuleError) -> bool:

@@ -24,7 +24,7 @@ class Plans:
 
     def of(self, graph: Graph, *, changing: Collection[str] = (), everything: bool = False) -> Plan:
         """The plan of a graph for all that leaves the run."""
-        key = (structure(graph), graph.parts, frozenset(changing), everything)
+        key = structure(graph), graph.parts, frozenset(changing), everything
         known = self._known.get(key)
         if known is None:
             if len(self._known) >= _MOST:

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Set
+
 from loupe.graph.graph import Graph
 from loupe.runtime.lookup import Modules
+
+_NONE: Set[str] = frozenset()
 
 
 class Recorded:
@@ -21,16 +25,19 @@ class Recorded:
         self._look_through()
         return self._stepwise
 
-    def changing(self) -> set[str]:
+    def changing(self) -> Set[str]:
         """The modules called by the block that change their arguments in place, as `nn.ReLU(inplace=True)` does."""
         self._look_through()
-        called = self._called
-        return called and {
-            path for path in called if any(getattr(m, "inplace", False) for m in self._modules(path).modules())
+        if not self._called:
+            return _NONE
+        return {
+            path for path in self._called if any(getattr(m, "inplace", False) for m in self._modules(path).modules())
         }
 
     def _look_through(self) -> None:
         nodes = self._graph.nodes
+        if self._looked_through == len(nodes):
+            return
         for place in range(self._looked_through, len(nodes)):
             node = nodes[place]
             if node.steps is not None:

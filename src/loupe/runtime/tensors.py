@@ -52,7 +52,7 @@ def storage_of(tensor: torch.Tensor) -> int | None:
         first = tensor.data_ptr()
         if first:
             offset = tensor.storage_offset()
-            return first - offset * tensor.element_size() if offset else first
+            return int(first - offset * tensor.element_size()) if offset else first
         return tensor.untyped_storage().data_ptr() or None
     except RuntimeError:
         return None

@@ -9,6 +9,7 @@ if TYPE_CHECKING:
     from loupe.trace.recorder import Recorder
     from loupe.trace.session import Session
 
+
 class _Open(threading.local):
     """What is open in one thread."""
 

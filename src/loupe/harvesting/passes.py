@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from torch.nn.utils.rnn import pad_sequence
 
 from loupe.errors import InputError, Line
 from loupe.harvesting.layout import IDS, POSITIONS, PROMPTS, Stored
@@ -37,10 +38,10 @@ def batch_of(prompts: Sequence[Sequence[int]], numbers: Sequence[int], *, last: 
     >>> batch_of([[5, 6, 7], [8]], (0, 1), last=False).rows
     tensor([0, 1, 2, 3])
     """
-    chosen = [prompts[number] for number in numbers]
-    lengths = torch.tensor([len(ids) for ids in chosen])
-    longest = int(lengths.max())
-    ids = torch.tensor([[*each, *[0] * (longest - len(each))] for each in chosen])
+    chosen = [torch.tensor(prompts[number]) for number in numbers]
+    lengths = torch.tensor(list(map(len, chosen)))
+    ids = pad_sequence(chosen, batch_first=True)
+    longest = ids.shape[1]
     places = torch.arange(longest).expand(len(chosen), longest)
     mask = places < lengths[:, None]
     kept = places == lengths[:, None] - 1 if last else mask

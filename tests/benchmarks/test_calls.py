@@ -12,10 +12,10 @@ import torch
 
 from benchmarks.linear_stack import LinearStack
 
-EMPTY = 230  # 191 were counted
-OPERATION = 62  # 52
-SAVED_SITE = 149  # 124: recording, planning, tap and saving
-LOOK = 266  # 222, without those of the worker thread
+EMPTY = 220  # 183 were counted
+OPERATION = 61  # 51
+SAVED_SITE = 130  # 108: recording, planning, tap and saving
+LOOK = 288  # 240, without those of the worker thread
 
 
 @pytest.fixture(scope="module")

@@ -12,13 +12,13 @@ from benchmarks.callgrind import CountFailed, counted, missing
 from benchmarks.instructions import figures
 
 COUNTED = {  # with Python 3.11 and torch 2.13
-    "an empty block, beside the model": 328_224,
-    "an operation: recording": 44_569,
-    "an operation: planning and running": 52_286,
-    "a saved site: recording": 83_675,
-    "a saved site: planning, tap and saving": 89_543,
-    "a written site: recording": 86_031,
-    "a written site: planning and tap": 116_687,
+    "an empty block, beside the model": 198_201,
+    "an operation: recording": 45_213,
+    "an operation: planning and running": 47_263,
+    "a saved site: recording": 75_780,
+    "a saved site: planning, tap and saving": 65_955,
+    "a written site: recording": 85_424,
+    "a written site: planning and tap": 99_332,
 }
 MARGIN = 1.2
 SUMS = """

@@ -62,8 +62,8 @@ def test_what_happens_to_a_prompt_is_nothing_that_a_mode_of_the_users_sees():
             seen.append(func)
             return func(*args, **(kwargs or {}))
 
-    seen, model = [], LanguageModel(tiny.hf_model("gpt2"))
-    with Seen(), model.trace(torch.tensor([[1, 2, 3]])):
+    seen, model, ids = [], LanguageModel(tiny.hf_model("gpt2")), torch.tensor([[1, 2, 3]])
+    with Seen(), model.trace(ids):
         before = list(seen)
         model.output.save()
     assert before == []

@@ -507,3 +507,18 @@ def test_a_prompt_that_is_replaced_leaves_the_others_the_models_own_tensor(first
         y = net.a(x)
         torch.testing.assert_close(found["replaces"].value, net.b(y * 2) + y)
         torch.testing.assert_close(found["changes in place"].value, net.b(y + 1) + y + 1)
+
+
+def test_a_prompt_beside_one_that_is_replaced_has_the_gradient_that_it_has_alone():
+    net = Residual()
+    model, x = Model(net), torch.randn(2, 4)
+    with model.trace() as tracer:
+        with tracer.invoke(x):
+            model.b.input = model.b.input * 2
+            model.output.save()
+        with tracer.invoke(x):
+            gradient = model.b.input.grad.save()
+            model.output.sum().backward()
+    y = net.a(x).detach().requires_grad_()
+    (want,) = torch.autograd.grad((net.b(y) + y).sum(), y)
+    torch.testing.assert_close(gradient.value, want)

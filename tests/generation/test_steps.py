@@ -232,3 +232,15 @@ def test_steps_that_no_generation_can_have_are_an_error_only_where_they_are_read
             with tracer.iter[7:9]:
                 hidden = model.get(BLOCK).output
             look(hidden)
+
+
+def test_blocks_that_differ_in_the_step_of_a_value_each_take_theirs():
+    _, seen = generated()
+    model = wrapped()
+    for step in (1, 3, 0, 2):
+        with model.generate(IDS, **OPTIONS) as tracer:
+            with tracer.iter[:]:
+                states = model.get(BLOCK).output
+            for _step in tracer.iter[step]:
+                doubled = (states * 2).save()
+        same([doubled], [seen[step] * 2])

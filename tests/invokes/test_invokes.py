@@ -1,5 +1,7 @@
 """Several prompts of one pass each give what they give alone, and values flow from one to another."""
 
+import copy
+
 import pytest
 import torch
 from torch import nn
@@ -373,3 +375,55 @@ def test_a_collate_that_miscounts_is_refused():
             for _ in range(2):
                 with tracer.invoke([[torch.ones(3)]]):
                     model.inner.output.save()
+
+
+def pair_of(lm, one, other):
+    """The logits of two prompts of one pass."""
+    with lm.trace() as tracer:
+        with tracer.invoke(one):
+            first = lm.output.save()
+        with tracer.invoke(other):
+            second = lm.output.save()
+    return first[0], second[0]
+
+
+def test_token_ids_that_a_block_changes_in_place_are_as_they_were_in_the_next(lm):
+    one, other = ids_of(PROMPTS[0]), ids_of(PROMPTS[3])
+    for _again in range(2):
+        with lm.trace() as tracer:
+            with tracer.invoke(one):
+                lm.transformer.wte.input[:, 0] = 9
+                changed = lm.output.save()
+            with tracer.invoke(other):
+                lm.output.save()
+        close(changed[0], alone("gpt2", PROMPTS[0].replace("w5", "w9", 1)))
+    first, second = pair_of(lm, one, other)
+    close(first, alone("gpt2", PROMPTS[0]))
+    close(second[-2:], alone("gpt2", PROMPTS[3]))
+
+
+def test_token_ids_that_numpy_changes_between_blocks_are_read_anew(lm):
+    numbers = ids_of(PROMPTS[0]).numpy()
+    one, other = torch.from_numpy(numbers), ids_of(PROMPTS[3])
+    close(pair_of(lm, one, other)[0], alone("gpt2", PROMPTS[0]))
+    numbers[:] = ids_of("w8 w6 w4 w2").numpy()
+    close(pair_of(lm, one, other)[0], alone("gpt2", "w8 w6 w4 w2"))
+    numbers[0, 0] = 1000
+    with pytest.raises(InputError, match="1000 is not in the model's vocabulary"):
+        pair_of(lm, one, other)
+
+
+def test_a_model_that_is_changed_between_blocks_makes_another_call_of_the_same_ids():
+    hf = copy.deepcopy(tiny.hf_model("gpt2"))
+    lm, one, other = LanguageModel(hf), ids_of(PROMPTS[0]), ids_of(PROMPTS[3])
+    for pad in (0, 33):
+        hf.config.pad_token_id = pad
+        with lm.trace() as tracer:
+            with tracer.invoke(one):
+                lm.output.save()
+            with tracer.invoke(other):
+                ids = lm.transformer.wte.input.save()
+        assert ids[0].tolist() == [pad, pad, 40, 50]
+    hf.resize_token_embeddings(41)
+    with pytest.raises(InputError, match="50 is not in the model's vocabulary of 41"):
+        pair_of(lm, one, other)

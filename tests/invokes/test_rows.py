@@ -471,3 +471,54 @@ def test_a_loss_is_that_of_the_prompt_or_is_refused():
         return
     with torch.no_grad():
         close(loss, tiny.hf_model("gpt2")(torch.tensor([[1, 2, 3]]), labels=torch.tensor([[1, 2, 3]])).loss)
+
+
+class Residual(nn.Module):
+    """What goes into `b` also goes around it."""
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.a, self.b = nn.Linear(4, 4), nn.Linear(4, 4)
+
+    def forward(self, x):
+        y = self.a(x)
+        return self.b(y) + y
+
+
+@pytest.mark.parametrize("first", ["replaces", "changes in place"])
+def test_a_prompt_that_is_replaced_leaves_the_others_the_models_own_tensor(first):
+    net = Residual()
+    model, x, found = Model(net), torch.randn(2, 4), {}
+
+    def replaces():
+        model.b.input = model.b.input * 2
+
+    def changes_in_place():
+        model.b.input[:] += 1
+
+    lines = {"replaces": replaces, "changes in place": changes_in_place}
+    with model.trace() as tracer:
+        for name in (first, *lines.keys() - {first}):
+            with tracer.invoke(x):
+                lines[name]()
+                found[name] = model.output.save()
+    with torch.no_grad():
+        y = net.a(x)
+        torch.testing.assert_close(found["replaces"].value, net.b(y * 2) + y)
+        torch.testing.assert_close(found["changes in place"].value, net.b(y + 1) + y + 1)
+
+
+def test_a_prompt_beside_one_that_is_replaced_has_the_gradient_that_it_has_alone():
+    net = Residual()
+    model, x = Model(net), torch.randn(2, 4)
+    with model.trace() as tracer:
+        with tracer.invoke(x):
+            model.b.input = model.b.input * 2
+            model.output.save()
+        with tracer.invoke(x):
+            gradient = model.b.input.grad.save()
+            model.output.sum().backward()
+    y = net.a(x).detach().requires_grad_()
+    (want,) = torch.autograd.grad((net.b(y) + y).sum(), y)
+    torch.testing.assert_close(gradient.value, want)

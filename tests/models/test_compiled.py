@@ -259,3 +259,27 @@ def test_running_uncompiled_is_said_once(x, caplog):
             with model.trace(x):
                 model.output.save()
     assert [record.message for record in caplog.records if "uncompiled" in record.message] == [caplog.messages[0]]
+
+
+class Around(nn.Module):
+    """Runs a layer that other modules run too."""
+
+    def __init__(self, layer):
+        super().__init__()
+        self.layer = layer
+
+    def forward(self, x):
+        return torch.tanh(self.layer(x))
+
+
+@pytest.mark.xfail(strict=True, reason="only modules on the way by the tapped path run plainly")
+def test_a_layer_that_compiled_code_off_the_way_shares_is_seen_at_each_call():
+    layer, x = nn.Linear(4, 4), torch.randn(2, 4)
+    net = nn.Sequential(Around(layer), Around(layer))
+    net[1].compile(backend="eager", fullgraph=True)
+    model = Model(net)
+    with model.trace(x):
+        first, second = model[0].layer.output.save(), model[0].layer.next().output.save()
+    with torch.no_grad():
+        torch.testing.assert_close(first.value, layer(x))
+        torch.testing.assert_close(second.value, layer(torch.tanh(layer(x))))

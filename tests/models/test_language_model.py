@@ -11,6 +11,7 @@ from transformers.modeling_outputs import CausalLMOutput
 
 from loupe import CONFIG, LanguageModel, Model
 from loupe.errors import InputError, LoadError, LoupeError
+from loupe.hosts import transformers
 from tests import tiny
 
 IDS = torch.tensor([[3, 9, 27, 17, 51]])
@@ -547,3 +548,44 @@ def test_an_open_block_and_generation_arguments_do_not_disturb_a_second_model(fo
         mixed = (one.output + second.value.as_subclass(torch.Tensor)).save()
     close(first, plain().logits)
     close(mixed, plain().logits + second.value.as_subclass(torch.Tensor))
+
+
+def traces(lm):
+    with lm.trace(TEXT):
+        lm.output.save()
+
+
+def looks(lm):
+    with lm.trace(TEXT):
+        float(lm.output.sum())
+
+
+def several(lm):
+    with lm.trace() as tracer:
+        for text in (TEXT, "w1"):
+            with tracer.invoke(text):
+                lm.output.save()
+
+
+def runs_together(lm):
+    with lm.session():
+        for _block in range(2):
+            traces(lm)
+
+
+def goes_by_steps(lm):
+    with lm.generate(TEXT, max_new_tokens=2) as tracer, tracer.iter[:]:
+        lm.lm_head.output.save()
+
+
+@pytest.mark.parametrize("block", [traces, looks, several, runs_together, goes_by_steps])
+def test_token_ids_go_where_the_weights_are_that_a_block_loads(folder, monkeypatch, block):
+    without_weights, real = [], transformers.input_device
+
+    def device(module, table):
+        without_weights.append(table.weight.is_meta)
+        return real(module, table)
+
+    monkeypatch.setattr(transformers, "input_device", device)
+    block(LanguageModel(folder))
+    assert without_weights[-1] is False

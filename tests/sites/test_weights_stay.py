@@ -592,7 +592,7 @@ def zeroes_what_is_kept(model):
         model.output.save()
 
 
-@pytest.mark.parametrize("how", ["a buffer", "a parameter", "other data", "another module"])
+@pytest.mark.parametrize("how", ["a buffer", "a parameter", "other data", "another module", "another dtype", "loaded"])
 def test_a_weight_that_has_come_since_the_last_block_is_one_too(how):
     module = Returning()
     module.kept = torch.ones(4)
@@ -609,6 +609,11 @@ def test_a_weight_that_has_come_since_the_last_block_is_one_too(how):
     elif how == "other data":
         module.linear.bias.data = fresh
         module.kept = fresh
+    elif how == "another dtype":
+        module.kept = module.bfloat16().float().linear.bias.detach()
+    elif how == "loaded":
+        module.load_state_dict({name: value.clone() for name, value in module.state_dict().items()}, assign=True)
+        module.kept = module.linear.bias.detach()
     else:
         module.inner = nn.Linear(4, 4)
         module.kept = module.inner.bias.detach()

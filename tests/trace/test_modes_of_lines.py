@@ -2,8 +2,9 @@
 
 import pytest
 import torch
+from torch.overrides import TorchFunctionMode
 
-from loupe import Model
+from loupe import LanguageModel, Model
 from tests import tiny
 
 X = torch.linspace(-1, 1, 12).reshape(3, 4)
@@ -53,3 +54,16 @@ def test_a_context_inside_a_block_does_not_reach_the_model(look):
                 hidden.sum().item()
     assert hidden.dtype == torch.float32
     assert torch.equal(hidden, a_of())
+
+
+def test_what_happens_to_a_prompt_is_nothing_that_a_mode_of_the_users_sees():
+    class Seen(TorchFunctionMode):
+        def __torch_function__(self, func, types, args=(), kwargs=None):
+            seen.append(func)
+            return func(*args, **(kwargs or {}))
+
+    seen, model, ids = [], LanguageModel(tiny.hf_model("gpt2")), torch.tensor([[1, 2, 3]])
+    with Seen(), model.trace(ids):
+        before = list(seen)
+        model.output.save()
+    assert before == []

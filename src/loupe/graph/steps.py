@@ -77,8 +77,9 @@ class _Unrolling:
                     if node.kind != "cache":
                         self._copy(node, step)
                         self._at.setdefault(node.id, {})[step] = self._last[node.id]
-        calls = tuple(self._calls.items())  # with the recorded graph, they decide about all the rest
-        self._flat.structure = ("steps", structure(self._graph), self._total, calls)
+        named = tuple([_step_named(node) for node in self._graph if node.kind == "stop" or node.target == LAST_STEP])
+        calls = tuple(self._calls.items())  # with the recorded graph, all these decide about the rest
+        self._flat.structure = ("steps", structure(self._graph), self._total, named, calls)
         return Unrolled(self._flat, self._last, self._at)
 
     def _copy(self, node: Node, step: int | None) -> None:
@@ -171,6 +172,13 @@ class _Unrolling:
 def _seen_from(step: int, copies: Collection[int]) -> int:
     """The step of a value that is meant at a step: its own, or else the last before, or else the first."""
     return step if step in copies else max((each for each in copies if each <= step), default=min(copies))
+
+
+def _step_named(node: Node) -> int | None:
+    """The step that a stop, or a value of the last step, names: a number, which a structure leaves out."""
+    if node.kind == "stop":
+        return node.kwargs.get("step")
+    return node.args[1] if len(node.args) > 1 else None
 
 
 def step_name(name: str, step: int) -> str:

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import nn
@@ -60,7 +60,7 @@ class TransformersHost:
             tokenizer = self._checkpoint.tokenizer(self._module)
         self.tokenizer = tokenizer
         self._table_at: tuple[str, nn.Module] | None = None
-        self._known: dict[tuple[int, ...], tuple[list[torch.Tensor], Any, Batch]] = {}  # calls of token ids
+        self._known: dict[tuple[int, ...], _Known] = {}
         self._left = is_decoder(self._module)
         self._positions = positions_of(self._module)
         self._attention = Attention(lambda: self._module)
@@ -112,16 +112,22 @@ class TransformersHost:
         Raises InputError for an empty prompt, and for one that is longer than the model's table of positions.
         """
         given = _bare_ids(inputs) if generation is None else None
-        if given is None:
+        if given is None or "decoder_input_ids" in _parameters_of(self._module):
             return self._merged(inputs, generation)
-        table, key = self._table(), tuple(map(id, given))
-        now = [each._version for each in given], self._module, table, input_device(self._module, table)
+        key, now = tuple(map(id, given)), self._surroundings(several=len(given) > 1)
         known = self._known.get(key)
-        if known is None or known[1] != now:
+        if known is None or known.surroundings != now or not all(map(torch.equal, known.given, known.as_given)):
             if len(self._known) >= _MOST_KNOWN:
                 self._known.clear()
-            known = self._known[key] = given, now, self._merged(inputs, None)
-        return known[2]
+            known = self._known[key] = _Known(given, [ids.clone() for ids in given], now, self._merged(inputs, None))
+        return known.again()
+
+    def _surroundings(self, *, several: bool) -> tuple[Any, ...]:
+        """What, besides token ids, decides about the call that they make; for several of them also the padding."""
+        table = self._table()
+        size, device = getattr(table, "num_embeddings", None), input_device(self._module, table)
+        pad = padding_id(self._module, table, self.tokenizer) if several else None
+        return self._module, table, size, device, pad
 
     def _merged(self, inputs: Sequence[Input], generation: dict[str, Any] | None) -> Batch:
         if generation is not None and not can_generate(self._module):
@@ -277,12 +283,33 @@ class TransformersHost:
         return self._outputs.view(path, port)
 
 
+class _Known(NamedTuple):
+    """Token ids that were given, what they were then, and the call that they make.
+
+    What they were is compared: memory that numpy has too changes without a trace.
+    """
+
+    given: list[torch.Tensor]
+    as_given: list[torch.Tensor]
+    surroundings: tuple[Any, ...]
+    call: Batch
+
+    def again(self) -> Batch:
+        """The call, with tensors that a pass may change; the user's own are handed on as they are."""
+        own = {id(ids) for ids in self.given}
+        kwargs = {
+            name: value if id(value) in own or not isinstance(value, torch.Tensor) else value.clone()
+            for name, value in self.call.kwargs.items()
+        }
+        return self.call._replace(kwargs=kwargs)
+
+
 def _bare_ids(inputs: Sequence[Input]) -> list[torch.Tensor] | None:
-    """The token ids of the inputs, where nothing else is given, and torch counts what changes them."""
+    """The token ids of the inputs, where nothing else is given."""
     found: list[torch.Tensor] = []
     for args, kwargs, _ in inputs:
         ids = args[0] if len(args) == 1 and not kwargs else None
-        if type(ids) is not torch.Tensor or ids.is_floating_point() or ids.is_inference():
+        if type(ids) is not torch.Tensor or ids.is_floating_point():
             return None
         found.append(ids)
     return found

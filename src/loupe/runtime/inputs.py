@@ -12,7 +12,8 @@ from loupe.runtime.host import Batch, Host, Input
 class Inputs:
     """What the invokes of one run were given, the options of its generation, and the call that these make.
 
-    `taken` are the inputs so far, in order.
+    `taken` are the inputs so far, in order. A call that was made before the weights were loaded is made anew: token ids
+    go where the weights are.
     """
 
     def __init__(self, host: Host) -> None:
@@ -21,6 +22,7 @@ class Inputs:
         self._generation: dict[str, Any] | None = None
         self._batch: Batch | None = None
         self._called: Batch | None = None
+        self._module = host.module
 
     @property
     def generates(self) -> bool:
@@ -54,6 +56,7 @@ class Inputs:
         """One forward pass with all inputs; raises Undescribed where there is none yet."""
         if not self.taken:
             raise Undescribed("the block has no input yet")
+        self._follow_module()
         if self._batch is None:
             self._batch = self._host.merge(self.taken)
         return self._batch
@@ -62,6 +65,11 @@ class Inputs:
         """What the run calls: the forward pass, or the generation."""
         if self._generation is None:
             return self.batch()
+        self._follow_module()
         if self._called is None:
             self._called = self._host.merge(self.taken, self._generation)
         return self._called
+
+    def _follow_module(self) -> None:
+        if self._host.module is not self._module:
+            self._module, self._batch, self._called = self._host.module, None, None

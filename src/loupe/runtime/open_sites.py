@@ -14,66 +14,91 @@ from loupe.ops.gradients import Slice, remember_whole
 from loupe.ops.views import first_input
 from loupe.runtime.batching import SHARED, Axes, Parts, Rows, join_rows, narrow, parts_of, widen
 from loupe.runtime.devices import beside
-from loupe.runtime.tensors import share_memory
+from loupe.runtime.tensors import share_memory, tensors_in, version_of
 
 
 class OpenSite:
-    """A site while the model stands there: reads are narrowed to an invoke's rows, writes are put among the others'."""
+    """A site while the model stands there: reads are narrowed to an invoke's rows, writes are put among the others'.
 
-    __slots__ = ("_axes", "_parts", "_rows", "changed", "event", "replaced", "value")
+    Where one prompt has replaced its rows, the others still see the model's own tensor, which may be in use elsewhere.
+    """
+
+    __slots__ = ("_axes", "_own", "_parts", "_passed", "_rows", "_value", "changed", "event", "replaced")
 
     def __init__(
         self, event: Event, value: Any, rows: Rows, axes: Callable[[], Axes], *, replaced: bool = False
     ) -> None:
         self.event = event
-        self.value = value
+        self._value = value
+        self._passed: tuple[Any, list[int]] | None = None  # what passed, as it was when a prompt replaced its rows
+        self._own: set[int] = set()  # the invokes that have replaced theirs
         self.replaced = replaced  # whether the value is another than the one that passed, without a write
         self.changed: list[tuple[Node, Any, Any]] = []
         self._rows = rows
         self._axes = axes
         self._parts: tuple[Any, Parts] | None = None
 
+    @property
+    def value(self) -> Any:
+        """What the model goes on with."""
+        if self._passed is not None:
+            passed, before = self._passed
+            now = _versions(passed)
+            if now != before or -1 in now:
+                self._passed = passed, now
+                axes = self._axes().of(self.event)
+                for invoke in set(range(len(self._rows.slices))) - self._own:
+                    part = narrow(passed, axes, self._rows, invoke, self.event)
+                    self._value = widen(self._value, part, axes, self._rows, invoke, self.event)
+        return self._value
+
+    def _seen_by(self, invoke: int) -> Any:
+        return self._value if self._passed is None or invoke in self._own else self._passed[0]
+
     def read(self, node: Node) -> Any:
         """What passes at the node's port: the output, the first input, or `(args, kwargs)`."""
-        value = self.value
-        if node.invoke is not None and not self._rows.covers_all(node.invoke):
+        if node.invoke is None or self._rows.covers_all(node.invoke):
+            value = self.value
+        else:
+            whole = value = self._seen_by(node.invoke)
             try:
                 axes = self._axes().of(self.event)
                 if self._parts is None or self._parts[0] is not value:  # many prompts read one value
                     self._parts = (value, parts_of(value))
                 value = narrow(value, axes, self._rows, node.invoke, self.event, self._parts[1])
-                self._remember_rows(value, axes, node.invoke)
+                self._remember_rows(whole, value, axes, node.invoke)
             except RowsError as error:
                 raise RowsError(error.fact, remedy=error.remedy, line=node.line) from None
         return first_input(value) if node.target.port == "input" else value
 
     def shares(self, node: Node, storages: set[int]) -> bool:
         """Whether one of these storages is a tensor that all prompts have in common, where the node is about one."""
-        if self._rows.covers_all(node.invoke):
+        if node.invoke is None or self._rows.covers_all(node.invoke):
             return False
-        leaves = zip(tree_leaves(self.value), self._axes().of(self.event), strict=True)
+        leaves = zip(tree_leaves(self._seen_by(node.invoke)), self._axes().of(self.event), strict=True)
         return any(axis == SHARED and share_memory(leaf, storages) for leaf, axis in leaves)
 
-    def _remember_rows(self, part: Any, axes: tuple[int, ...], invoke: int) -> None:
+    def _remember_rows(self, value: Any, part: Any, axes: tuple[int, ...], invoke: int) -> None:
         """The model goes on with the whole tensor, so that is where the gradient of these rows arrives."""
         if not torch.is_grad_enabled():
             return
         start, size = self._rows.slices[invoke]
-        for whole, leaf, axis in zip(tree_leaves(self.value), tree_leaves(part), axes, strict=True):
+        for whole, leaf, axis in zip(tree_leaves(value), tree_leaves(part), axes, strict=True):
             if isinstance(leaf, torch.Tensor) and leaf is not whole:
                 each = whole.shape[axis] // self._rows.total
                 remember_whole(leaf, Slice(whole, axis, start * each, size * each))
 
     def write(self, node: Node, value: Any) -> None:
         """Let the model go on with another value at the node's port."""
-        before = self.value
+        apart = node.invoke is not None and not self._rows.covers_all(node.invoke)
+        before = self._value if apart else self.value
         new = beside(before, self._with_first(before, value) if node.site.port == "input" else value)
-        if not self._rows.covers_all(node.invoke):
+        if apart:
             assert node.invoke is not None
             try:
                 axes = self._axes().of(self.event)
                 if node.site.port == "input":
-                    part = narrow(before, axes, self._rows, node.invoke, self.event)
+                    part = narrow(self._seen_by(node.invoke), axes, self._rows, node.invoke, self.event)
                     new = self._with_first(part, value)
                 new = widen(before, new, axes, self._rows, node.invoke, self.event)
             except RowsError as error:
@@ -84,7 +109,13 @@ class OpenSite:
                 remedy=f"write a {type(before).__name__}, or one item of it: module.output[0] = …",
                 line=node.line,
             )
-        self.value = new
+        if node.invoke is None or not apart:
+            self._passed = None
+            self._own.clear()
+        else:
+            self._passed = self._passed or (before, _versions(before))
+            self._own.add(node.invoke)
+        self._value = new
         self.changed.append((node, before, new))
 
     @staticmethod
@@ -94,6 +125,10 @@ class OpenSite:
             return (value, *args[1:]), kwargs
         first = next(iter(kwargs))
         return args, {**kwargs, first: value}
+
+
+def _versions(value: Any) -> list[int]:
+    return [version_of(tensor) for tensor in tensors_in(value)]
 
 
 def _is_unpacked(value: Any) -> bool:

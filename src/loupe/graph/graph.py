@@ -58,7 +58,7 @@ class Graph:
         self.origin: Origin | None = None
         self.memory: tuple[list[Node], int, Any] | None = None  # what `memory_of` has found out about these nodes
         self.parts: tuple[int, ...] | None = None  # of a merged graph: the part that each of its invokes belongs to
-        self.structure: tuple[Any, ...] | None = None  # what names its structure, where that is known from elsewhere
+        self.structure_key: tuple[Any, ...] | None = None  # of an unrolled graph: names its structure, without a look
 
     def __len__(self) -> int:
         return len(self.nodes)

@@ -79,16 +79,16 @@ class _Unrolling:
                         self._at.setdefault(node.id, {})[step] = self._last[node.id]
         named = tuple([_step_named(node) for node in self._graph if node.kind == "stop" or node.target == LAST_STEP])
         calls = tuple(self._calls.items())  # with the recorded graph, all these decide about the rest
-        self._flat.structure = ("steps", structure(self._graph), self._total, named, calls)
+        self._flat.structure_key = ("steps", structure(self._graph), self._total, named, calls)
         return Unrolled(self._flat, self._last, self._at)
 
     def _copy(self, node: Node, step: int | None) -> None:
         """Append one node, at one step."""
         if node.target == LAST_STEP:
-            self._append(node, args=(self._of_last_step(node),))
+            self._append(node, node.target, (self._of_last_step(node),), node.kwargs)
             return
         if node.kind == "stop" and (here := node.kwargs.get("step", step)) is not None:
-            self._append(node, kwargs={"after": self._above(node, here)})
+            self._append(node, node.target, node.args, {"after": self._above(node, here)})
             return
         target, args, kwargs = node.target, node.args, node.kwargs
         refs = self._refs.get(node.id)
@@ -109,7 +109,7 @@ class _Unrolling:
         elif step and type(target) is Site and target.port != "grad":
             path, port, call, op, index = target
             target = Site(path, port, call + step * self._times(path), op, index)
-        self._append(node, target=target, args=args, kwargs=kwargs)
+        self._append(node, target, args, kwargs)
 
     def _times(self, path: str) -> int:
         """How often one step calls a module."""
@@ -118,28 +118,12 @@ class _Unrolling:
         return self._calls[path]
 
     def _append(
-        self,
-        node: Node,
-        *,
-        kind: Kind | None = None,
-        target: Any = None,
-        args: tuple[Any, ...] | None = None,
-        kwargs: dict[str, Any] | None = None,
+        self, node: Node, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any], kind: Kind | None = None
     ) -> None:
+        """Write down a copy of a node, which is about no steps any more."""
         nodes = self._flat.nodes
         place = self._last[node.id] = len(nodes)
-        copied = Node(
-            place,
-            node.kind if kind is None else kind,
-            node.target if target is None else target,
-            node.args if args is None else args,
-            node.kwargs if kwargs is None else kwargs,
-            node.invoke,
-            node.line,
-            None,
-            node.modes,
-        )
-        nodes.append(copied)
+        nodes.append(Node(place, kind or node.kind, target, args, kwargs, node.invoke, node.line, None, node.modes))
 
     def _place(self, ref: int, step: int | None) -> int:
         """The copy of a node that is meant at a step."""
@@ -147,7 +131,7 @@ class _Unrolling:
             return self._last[ref]
         copies = self._at.get(ref, {})
         if not copies:  # its steps are none of this run's, so it never comes
-            self._append(self._graph[ref], kind="apply", target=LAST_STEP, args=([],), kwargs={})
+            self._append(self._graph[ref], LAST_STEP, ([],), {}, "apply")
             return self._last[ref]
         return copies[_seen_from(step, copies)]
 

@@ -29,15 +29,15 @@ def memory_of(graph: Graph) -> Memory:
     return found
 
 
-def structure(graph: Graph, since: int = 0) -> tuple[Any, ...]:
-    """What the nodes from `since` on are, and take, without the values of constants and numbers, and without lines.
+def structure(graph: Graph) -> tuple[Any, ...]:
+    """What the nodes are, and take, without the values of constants and numbers, and without lines.
 
     >>> structure(one.graph) == structure(other.graph)
     True
     """
-    if graph.structure is not None and not since:
-        return graph.structure
-    return tuple([_of_node(graph, node) for node in graph.nodes[since:]])
+    if graph.structure_key is not None:
+        return graph.structure_key
+    return tuple([_of_node(graph, node) for node in graph.nodes])
 
 
 def _of_node(graph: Graph, node: Node) -> tuple[Any, ...]:

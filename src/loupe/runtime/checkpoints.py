@@ -11,7 +11,7 @@ WITHOUT_CHECKPOINT = "call that part without torch.utils.checkpoint while the bl
 
 def refuse_second_run(plan: Plan, path: str) -> None:
     """A checkpointed module runs again in the backward pass; what the block has changed there would be missing."""
-    changed = {read for node in plan.memory.mutates if node in plan.live for read in plan.changed_sites(node)}
+    changed = {read for node in plan.memory.mutates if node in plan.live for read in plan.change(node).sites}
     for node in (plan.graph[place] for places in plan.gates.values() for place in places):
         there = isinstance(node.target, Site) and node.gradient_of is None and node.site.path == path
         if there and (node.kind == "write" or node.id in changed):

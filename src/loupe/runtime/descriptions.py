@@ -74,12 +74,6 @@ class Descriptions:
 
     def is_tensor(self, site: Site) -> bool:
         """Whether the value at a site is a tensor, by one scan of the model; true where that cannot tell."""
-        if not self._inputs.taken:
-            return True
-        known = self._scanner.kinds[site.path, site.port, site.op] = self._scan_for_tensor(site)
-        return known
-
-    def _scan_for_tensor(self, site: Site) -> bool:
         if self._host.stand_in(site) is not None:
             return site.port != "inputs"  # a dropout takes one tensor and gives one: no need of a scan for each layer
         scan = self._foresight.of_run((site.path,) if site.op is not None else ())

@@ -149,7 +149,7 @@ class Foresight:
         """What collects the caches of a plan; it copies where the model, or the block, may change a tensor later."""
         if self._scanner.overwritten is None:
             self.of_run()
-        changes = pausable or any(plan.changed_sites(node) for node in plan.memory.mutates if node in plan.live)
+        changes = pausable or any(plan.change(node).sites for node in plan.memory.mutates if node in plan.live)
         overwritten = None if changes else self._scanner.overwritten
         return Collector(plan, self.axes(), overwritten, self._host.prefix, self._expected(plan))
 

@@ -93,7 +93,9 @@ class Pass:
         self._found: dict[str, nn.Module] = {}
         self._tracks = False
         self._is_called = False
-        self._is_plain = False
+        self._is_simple = False
+        self._memory: Weights | None = None
+        self._replaced: Replaced | None = None
         self._aside: list[tuple[dict[str, Any], str, Any]] = []
         passed = never if order is None else self._progress.times_passed
         self._taps = Taps(modules, self._visit, self._refuse_second_run, self._keep_weight, passed)
@@ -104,10 +106,6 @@ class Pass:
     @cached_property
     def _progress(self) -> Progress:
         return Progress(self.order)
-
-    @cached_property
-    def _replaced(self) -> Replaced:
-        return Replaced()
 
     @cached_property
     def _leaves(self) -> Leaves:
@@ -121,10 +119,12 @@ class Pass:
     def _exchange(self) -> Exchange:
         return Exchange(self._modules, self.memory, self._aside)
 
-    @cached_property
+    @property
     def memory(self) -> Weights:
         """Keeps the model's own parameters as they are."""
-        return Weights(self._modules, self._attached, self._aside, self._parts, self._remembered)
+        if self._memory is None:
+            self._memory = Weights(self._modules, self._attached, self._aside, self._parts, self._remembered)
+        return self._memory
 
     def _remembered(self) -> set[int | None] | None:
         if self._host.prefix or not self._all_parts:
@@ -218,8 +218,8 @@ class Pass:
         """Let go of all values: what is left of a pass refers to itself, and would keep them for a while."""
         self.interpreter.forget()
         self._aside.clear()
-        if "memory" in self.__dict__:
-            self.memory.forget()
+        if self._memory is not None:
+            self._memory.forget()
 
     def can_take(self, plan: Plan) -> bool:
         """Whether a longer plan can be met from here, or names something that has already passed."""
@@ -244,7 +244,7 @@ class Pass:
         values = self.interpreter.values
         refs = [ref for ref in plan.graph[node_id].refs() if ref in values]
         storages = {found for ref in refs for found in storages_of(values[ref])}
-        return [read for read in plan.changed_sites(node_id) if read in values and share_memory(values[read], storages)]
+        return [read for read in plan.change(node_id).sites if read in values and share_memory(values[read], storages)]
 
     def _has_passed(self, event: Event) -> bool:
         if any(site.event == event for site in self.interpreter.taps):
@@ -265,7 +265,7 @@ class Pass:
         assert plan is not None
         model = self._host.module
         try:
-            with settings(self._host, plan, model), self._track(plan):
+            with settings(self._host, plan, model), self._begin_tracking(plan):
                 self._found, parts = self._tapped_parts(plan)
                 if parts is None:
                     unusual = self._tree.unusual(model)
@@ -294,7 +294,7 @@ class Pass:
         if self._collector is not None:
             self._collector.check()
 
-    def _track(self, plan: Plan) -> AbstractContextManager[None]:
+    def _begin_tracking(self, plan: Plan) -> AbstractContextManager[None]:
         """Autograd runs where a gradient may be asked for."""
         if not may_need_grad(plan, self._batch, collects=self._collects):
             return Untracked()
@@ -324,7 +324,7 @@ class Pass:
             self._taps.attach([*cached_events(plan), *counting_events(plan, prefix)], {})
         self._take_up(plan)
         self._rest()
-        self._is_plain = not self._pausable and self._collector is None and self._branching is None
+        self._is_simple = not self._pausable and self._collector is None and self._branching is None
         self._call_host(plan)
 
     def _parts(self) -> Iterable[nn.Module]:
@@ -354,11 +354,11 @@ class Pass:
         except LoupeError:
             raise
         except Exception as error:
-            if "_replaced" not in self.__dict__:
+            if self._replaced is None:
                 raise
             raise self._replaced.error(error) from error
         self.interpreter.settle_last_steps()
-        if _RETURNED in plan.gates or not self._is_plain:
+        if _RETURNED in plan.gates or not self._is_simple:
             self._visit(_RETURNED, result)
 
     def _tracked_apart(self) -> Batch:
@@ -371,7 +371,7 @@ class Pass:
     def _visit(self, event: Event, value: Any) -> OpenSite | OpenSkip | None:
         """What a tap does: stop here if the plan names this moment, do what is due, and give the changed value back."""
         routine = self.interpreter.routines.get(event)
-        if routine is not None and self._is_plain:
+        if routine is not None and self._is_simple:
             site = OpenSite(event, value, self._rows, self._axes)
             self._follow(site, routine)
             return site
@@ -417,6 +417,8 @@ class Pass:
 
     def _note_replaced(self, site: OpenSite | OpenSkip) -> None:
         for node, before, after in site.changed:
+            if self._replaced is None:
+                self._replaced = Replaced()
             self._replaced.note(node, before, after)
 
     def _grown(self, branching: Branching, event: Event, value: Any) -> Any:

@@ -138,7 +138,8 @@ def run_backward(
 
     The user's own leaf tensors collect `.grad` as after a plain `loss.backward()`. The model's weights (`weights` has
     their ids) do not, except those whose gradient is asked for, or with the option `parameter_gradients`. `retain` says
-    that a pass may follow which is not in the plan yet. Returns what collected, each with the `.grad` that it had.
+    that a pass may follow which is not in the plan yet. Returns what collected, each with the `.grad` that it had, for
+    one who may have to take that back; where torch lets all weights collect, in a block that runs alone, nobody does.
     """
     arrivals = _arrivals(plan, node, values, visit, bool(options.get("create_graph")))
     number = plan.graph.backwards.index(node.id)

@@ -219,8 +219,11 @@ class LocalRun:
 
     def is_tensor(self, site: Site) -> bool:
         """Whether the value at a site is a tensor, by one scan of the model; true where that cannot tell."""
-        known = self._scanner.kinds.get((site.path, site.port, site.op))
-        return self._descriptions.is_tensor(site) if known is None else known
+        kinds, key = self._scanner.kinds, (site.path, site.port, site.op)
+        known = kinds.get(key)
+        if known is None and self._inputs.taken:
+            known = kinds[key] = self._descriptions.is_tensor(site)
+        return known is not False
 
     def operations(self, path: str, call: int) -> list[Operation]:
         """The torch operations of one call of a module, in order, as in a block that taps one of them."""

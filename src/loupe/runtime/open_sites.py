@@ -16,6 +16,8 @@ from loupe.runtime.batching import SHARED, Axes, Parts, Rows, join_rows, narrow,
 from loupe.runtime.devices import beside
 from loupe.runtime.tensors import share_memory, tensors_in, version_of
 
+_NOBODY: frozenset[int] = frozenset()
+
 
 class OpenSite:
     """A site while the model stands there: reads are narrowed to an invoke's rows, writes are put among the others'.
@@ -31,7 +33,7 @@ class OpenSite:
         self.event = event
         self._value = value
         self._passed: tuple[Any, list[int]] | None = None  # what passed, as it was when a prompt replaced its rows
-        self._own: set[int] = set()  # the invokes that have replaced theirs
+        self._own: frozenset[int] = _NOBODY  # the invokes that have replaced theirs
         self.replaced = replaced  # whether the value is another than the one that passed, without a write
         self.changed: list[tuple[Node, Any, Any]] = []
         self._rows = rows
@@ -110,11 +112,10 @@ class OpenSite:
                 line=node.line,
             )
         if node.invoke is None or not apart:
-            self._passed = None
-            self._own.clear()
+            self._passed, self._own = None, _NOBODY
         else:
             self._passed = self._passed or (before, _versions(before))
-            self._own.add(node.invoke)
+            self._own |= {node.invoke}
         self._value = new
         self.changed.append((node, before, new))
 

@@ -18,7 +18,7 @@ class OperationTaps:
 
     `begun` tells how often a module has been called before its watch is put, `is_silent` whether a call of it is none
     of the pass. `keep` is told the tensor that the model changes in place, where the block has made something else of
-    it at one of the events. `watches` are those that are on just now.
+    it at one of the events. In `watches` are those that are on just now.
     """
 
     def __init__(

@@ -13,6 +13,8 @@ from torch import nn
 
 _WRAPPED = "_orig_mod"  # where the wrapper that torch.compile(module) makes keeps the module
 _ABSENT = object()
+# What a module has, of its own, where it does not run as its class says.
+OWN_WAYS = ("_compiled_call_impl", "forward", "gradient_checkpointing")
 
 
 def uncompiled(module: nn.Module) -> nn.Module:
@@ -176,8 +178,8 @@ def unusual_among(modules: Iterable[nn.Module], *, generates: bool = True) -> li
     return [each for each in modules if _has_own_ways(each.__dict__) or is_special(each, generates=generates)]
 
 
-def _has_own_ways(own: dict[str, Any]) -> Any:
-    return own.get("_compiled_call_impl") or own.get("forward") or own.get("gradient_checkpointing")
+def _has_own_ways(own: dict[str, Any]) -> bool:
+    return any(map(own.get, OWN_WAYS))
 
 
 def is_special(module: nn.Module, *, generates: bool = True) -> bool:

@@ -139,17 +139,13 @@ class Plan:
     def _is_site(self, root: Root) -> bool:
         return root[0] == "node" and root[1] in self.sites_read
 
-    def changed_sites(self, change: int) -> tuple[int, ...]:
-        """The reads of sites whose value an in-place change may be about."""
-        return self.change(change).sites
-
-    def change(self, change: int) -> Change:
+    def change(self, node_id: int) -> Change:
         """What can be said of a node that may change something in place; found out once while a plan is kept."""
-        found = self.changes.get(change)
+        found = self.changes.get(node_id)
         if found is None:
-            node = self.graph[change]
-            roots = [self.graph[index] for kind, index in self.memory.mutates[change] if kind == "node"]
-            found = self.changes[change] = Change(
+            node = self.graph[node_id]
+            roots = [self.graph[index] for kind, index in self.memory.mutates[node_id] if kind == "node"]
+            found = self.changes[node_id] = Change(
                 node.kind == "call" or is_opaque(self.graph, node),
                 tuple(changed_refs(node)),
                 tuple(root.id for root in roots if root.id in self.sites_read),

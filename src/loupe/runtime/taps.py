@@ -265,6 +265,7 @@ class Taps:
                     args, kwargs = site.value
             output = self._skipping(skips, forward, args, kwargs) if skips else forward(*args, **kwargs)
             for path, call in ends.items():
+                # what `_is_silent` asks, without a call where it says no
                 odd = self._silent or _current_backward() != self._backward or get_ident() != self._thread
                 if odd and self._is_silent(path):
                     continue

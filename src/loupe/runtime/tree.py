@@ -9,12 +9,10 @@ from typing import Any
 import torch
 from torch import nn
 
-from loupe.runtime.plain import is_special, modules_of, unusual_among
+from loupe.runtime.plain import OWN_WAYS, is_special, modules_of, unusual_among
 from loupe.runtime.tensors import memory_of
 
 _data_ptr = torch._C.TensorBase.data_ptr
-# What a module has, of its own, where it does not run as its class says: one of these is looked at in detail.
-_OWN = ("_compiled_call_impl", "forward", "gradient_checkpointing")
 
 
 class Tree:
@@ -57,7 +55,7 @@ class Tree:
     def unusual(self, root: nn.Module) -> Collection[nn.Module]:
         """The modules that may be compiled or gradient-checkpointed, or that have a forward of their own."""
         self.modules(root)
-        compiled, forward, checkpointing = _OWN
+        compiled, forward, checkpointing = OWN_WAYS
         if not (
             any(map(dict.get, self._own, repeat(compiled)))
             or any(map(dict.get, self._own, repeat(forward)))
@@ -82,7 +80,7 @@ class Tree:
     def memory(self) -> set[int | None] | None:
         """The memory of all parameters and buffers, as `memory_of` names it; None where it is not theirs for long.
 
-        Of the modules that were there when they were asked for last.
+        It is about the modules that `modules` has given last.
         """
         if any(map(dict.__contains__, self._own, repeat("_hf_hook"))):  # offloaded weights are brought for each call
             return None

@@ -23,11 +23,11 @@ class Weights:
     """Knows the memory of the model's own parameters and buffers, and lets no line change it.
 
     That is decided when a line runs, by the memory that it is about: a weight comes to a block in many ways (as an
-    operation's input, as a view, inside a list, from an earlier block). Modules at the paths `attached` are the user's,
-    and may be changed; `parts` gives all modules of the model.
-    `aside` are the parameters in whose places an edit has put others: `(table, name, own)`. `remembered` gives the
-    memory of all parameters as it was found in an earlier pass, where it is that still. It is looked through once in a
-    pass, when a line first asks.
+    operation's input, as a view, inside a list, from an earlier block). The model is looked through once in a pass, as
+    soon as a line asks, or not even then: `remembered` gives what an earlier pass has found, where that is so still.
+
+    Modules at the paths `attached` are the user's, and may be changed; `parts` gives all modules of the model. `aside`
+    are the parameters in whose places an edit has put others: `(table, name, own)`.
     """
 
     def __init__(
@@ -36,7 +36,7 @@ class Weights:
         attached: Collection[str],
         aside: Aside,
         parts: Callable[[], Iterable[nn.Module]],
-        remembered: Callable[[], set[int | None] | None] = lambda: None,
+        remembered: Callable[[], set[int | None] | None],
     ) -> None:
         self._modules = modules
         self._remembered = remembered

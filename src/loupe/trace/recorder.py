@@ -251,8 +251,6 @@ class Recorder:
         """Give the run one prompt (or batch); returns its number."""
         given = unwrap(args), unwrap(kwargs) if kwargs else kwargs
         self.inputs.append(given)
-        if not torch._C._len_torch_function_stack():
-            return self.execution.add_input(*given, line)
         with torch._C.DisableTorchFunction():  # none of what happens to a prompt is a line of the block
             return self.execution.add_input(*given, line)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Generator, Iterable, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from functools import cached_property
 from typing import Any
 
@@ -19,23 +19,21 @@ from loupe.runtime.batching import Axes, Rows
 from loupe.runtime.branching import Branch, Branching, grow
 from loupe.runtime.checkpoints import refuse_second_run
 from loupe.runtime.collect import Collector, cached_events, counting_events
-from loupe.runtime.exchange import Exchange
 from loupe.runtime.host import Batch, Host
 from loupe.runtime.interpreter import Interpreter
-from loupe.runtime.leaves import Leaves, Untracked, may_need_grad
-from loupe.runtime.offloaded import parameter_at, send_away
+from loupe.runtime.offloaded import send_away
 from loupe.runtime.open_sites import OpenSite, OpenSkip
 from loupe.runtime.order import Order
-from loupe.runtime.plain import modules_of, on_the_way, set_plain, unusual_among
+from loupe.runtime.own_parameters import OwnParameters
+from loupe.runtime.plain import on_the_way, set_plain, unusual_among
 from loupe.runtime.plan import Plan
 from loupe.runtime.progress import Progress
 from loupe.runtime.replaced import Replaced
 from loupe.runtime.rows import RowsFirst
 from loupe.runtime.taps import Taps, never
 from loupe.runtime.tensors import map_tensors, share_memory, storages_of
-from loupe.runtime.tracking import Tracking
 from loupe.runtime.tree import Tree
-from loupe.runtime.weights import Weights, as_before
+from loupe.runtime.weights import as_before
 from loupe.runtime.worker import PausedCall
 
 _RETURNED = Event(RESULT, "out", 0)
@@ -81,7 +79,6 @@ class Pass:
         self._axes = axes
         self._attached = attached
         self._given = given
-        self._collects = collects
         self._pausable = pausable
         self._last = not pausable
         self._paused: PausedCall | None = None
@@ -91,45 +88,16 @@ class Pass:
         self.order = order
         self._taken_up = 0
         self._found: dict[str, nn.Module] = {}
-        self._tracks = False
-        self._is_called = False
         self._is_simple = False
-        self._memory: Weights | None = None
         self._replaced: Replaced | None = None
-        self._aside: list[tuple[dict[str, Any], str, Any]] = []
+        self.own = OwnParameters(host, modules, attached, given, tree, batch, collects=collects)
         passed = never if order is None else self._progress.times_passed
         self._taps = Taps(modules, self._visit, self._refuse_second_run, self._keep_weight, passed)
         self.interpreter = Interpreter(self, keep_values=pausable)
 
-    # What follows is made when a pass first needs it: most passes are over before.
-
     @cached_property
     def _progress(self) -> Progress:
         return Progress(self.order)
-
-    @cached_property
-    def _leaves(self) -> Leaves:
-        return Leaves(self._modules, self._attached, self._given, self._parts, collects=self._collects)
-
-    @cached_property
-    def _tracking(self) -> Tracking:
-        return Tracking(self._leaves, self._batch)
-
-    @cached_property
-    def _exchange(self) -> Exchange:
-        return Exchange(self._modules, self.memory, self._aside)
-
-    @property
-    def memory(self) -> Weights:
-        """Keeps the model's own parameters as they are."""
-        if self._memory is None:
-            self._memory = Weights(self._modules, self._attached, self._aside, self._parts, self._remembered)
-        return self._memory
-
-    def _remembered(self) -> set[int | None] | None:
-        if self._host.prefix or not self._all_parts:
-            return None
-        return self._tree.memory()
 
     # -- what nodes need beside values ---------------------------------------------------------------------------------
 
@@ -137,24 +105,9 @@ class Pass:
         """The module at a path."""
         return self._modules(path)
 
-    def parameter(self, path: str) -> Any:
-        """The model's own parameter at a path; without its history where the pass tracks none."""
-        value = parameter_at(self._modules, path)
-        return value if self._tracks else value.detach()
-
-    def set_parameter(self, node: Node, value: Any) -> None:
-        """Let the model run with another parameter."""
-        if self._is_called:
-            self._exchange.close()
-        self._exchange.set(node, value)
-
     def given(self, name: str) -> Any:
         """What comes into the run from outside."""
         return self._given(name)
-
-    def weights(self) -> dict[int, nn.Parameter]:
-        """The model's own parameters, by their ids."""
-        return self._leaves.weights()
 
     @contextmanager
     def calling(self, node: Node) -> Generator[None]:
@@ -195,13 +148,13 @@ class Pass:
         self._plan = plan
         self._last = last
         if self.ended:
-            self._put()
+            self.own.put()
             try:
-                with settings(self._host, plan, self._host.module), self._tracking.again():
+                with settings(self._host, plan, self._host.module), self.own.track_again():
                     self.interpreter.load(plan)
                     self.interpreter.drain()
             finally:
-                self._put_back()
+                self.own.put_back()
         elif not self._pausable:
             self._whole()
         else:
@@ -217,13 +170,11 @@ class Pass:
     def forget(self) -> None:
         """Let go of all values: what is left of a pass refers to itself, and would keep them for a while."""
         self.interpreter.forget()
-        self._aside.clear()
-        if self._memory is not None:
-            self._memory.forget()
+        self.own.forget()
 
     def can_take(self, plan: Plan) -> bool:
         """Whether a longer plan can be met from here, or names something that has already passed."""
-        if not self._tracking.covers(plan, self.interpreter.values):
+        if not self.own.are_tracked_for(plan, self.interpreter.values):
             return False
         if self._plan is None or plan.caches != self._plan.caches:
             return False  # a cache is about the pass from its start
@@ -265,7 +216,7 @@ class Pass:
         assert plan is not None
         model = self._host.module
         try:
-            with settings(self._host, plan, model), self._begin_tracking(plan):
+            with settings(self._host, plan, model), self.own.track(plan):
                 self._found, parts = self._tapped_parts(plan)
                 if parts is None:
                     unusual = self._tree.unusual(model)
@@ -276,16 +227,16 @@ class Pass:
                     self._attach_and_call(plan, model)
                 except StopPass:
                     self.stopped_early = True
-                    send_away(self._all_parts if parts is None else parts)
+                    send_away(self.own.parts if parts is None else parts)
                 except BaseException:
-                    send_away(self._all_parts)
+                    send_away(self.own.parts)
                     raise
                 finally:
                     self._taps.detach()
                     if put_back is not None:
                         put_back()
         finally:
-            self._put_back()
+            self.own.put_back()
             self.interpreter.taps.clear()
             if self._collector is not None:
                 self.interpreter.results.update(self._collector.results)
@@ -294,21 +245,13 @@ class Pass:
         if self._collector is not None:
             self._collector.check()
 
-    def _begin_tracking(self, plan: Plan) -> AbstractContextManager[None]:
-        """Autograd runs where a gradient may be asked for."""
-        if not may_need_grad(plan, self._batch, collects=self._collects):
-            return Untracked()
-        tracking = self._tracking.begin(plan)
-        self._tracks = self._tracking.is_on
-        return tracking
-
     def _tapped_parts(self, plan: Plan) -> tuple[dict[str, nn.Module], Collection[nn.Module] | None]:
         """The modules that are tapped by path, and with them those on the way; None where that could be all.
 
         Compiled code does not come by at a tap, so these run plainly. Other parts may run as they are, but where
         gradients are tracked, where operations are watched, and where the block may yet name any module.
         """
-        if self._pausable or self._tracks or plan.looks_inside or plan.caches or self._branching is not None:
+        if self._pausable or self.own.tracks or plan.looks_inside or plan.caches or self._branching is not None:
             return {}, None
         if stand_ins(self._host, plan, plan.graph.nodes):
             return {}, None
@@ -327,14 +270,6 @@ class Pass:
         self._is_simple = not self._pausable and self._collector is None and self._branching is None
         self._call_host(plan)
 
-    def _parts(self) -> Iterable[nn.Module]:
-        """The modules of the whole model, of which the host's may be one."""
-        return self._all_parts
-
-    @cached_property
-    def _all_parts(self) -> Collection[nn.Module]:
-        return list(modules_of(self._modules(""))) if self._host.prefix else self._tree.modules(self._host.module)
-
     def _take_up(self, plan: Plan) -> None:
         """Attach what a plan needs beyond what is attached, and do what can be done at once."""
         new = plan.graph.nodes[self._taken_up :] if plan.grows else plan.graph.nodes
@@ -348,9 +283,9 @@ class Pass:
         self.interpreter.drain()
 
     def _call_host(self, plan: Plan) -> None:
-        self._is_called = True
+        self.own.call()
         try:
-            result = self._host.call(self._tracked_apart() if self._tracks else self._batch)
+            result = self._host.call(self._tracked_apart() if self.own.tracks else self._batch)
         except LoupeError:
             raise
         except Exception as error:
@@ -436,11 +371,11 @@ class Pass:
 
     def _keep_weight(self, events: Iterable[Event], tensor: torch.Tensor) -> None:
         """What a block makes of an operation that the model does in place goes into a tensor; not into a weight."""
-        if self.memory.is_in(tensor):
+        if self.own.memory.is_in(tensor):
             plan = self._plan
             assert plan is not None
             nodes = [plan.graph[node] for event in events for node in plan.gates.get(event, ())]
-            self.memory.refuse(next((node for node in nodes if node.kind == "write"), nodes[0]), [tensor])
+            self.own.memory.refuse(next((node for node in nodes if node.kind == "write"), nodes[0]), [tensor])
 
     def _rest(self) -> None:
         """Where nothing is wanted any more: stop the model, or stand still for a block that is still being written."""
@@ -454,20 +389,10 @@ class Pass:
             if self._last:
                 raise StopPass
             assert self._paused is not None
-            self._put_back()  # the user's other lines see the model as it is
-            self._tracking.pause()
+            self.own.pause()
             try:
                 self._paused.pause()
             finally:
-                self._tracking.resume()
-                self._put()
+                self.own.resume()
             assert self._plan is not None  # the longer plan with which the pass was resumed
             self._take_up(self._plan)
-
-    def _put(self) -> None:
-        if self._aside:
-            self._exchange.put()
-
-    def _put_back(self) -> None:
-        if self._aside:
-            self._exchange.put_back()

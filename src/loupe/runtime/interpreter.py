@@ -22,9 +22,9 @@ from loupe.runtime.devices import Devices, device_of, device_of_module
 from loupe.runtime.gradients import ask, run_backward
 from loupe.runtime.history import History
 from loupe.runtime.missed import late_write
+from loupe.runtime.own_parameters import OwnParameters
 from loupe.runtime.plan import Plan, waits_for_pass
 from loupe.runtime.tensors import summary, tensors_in
-from loupe.runtime.weights import Weights
 
 _NUMBERS = frozenset((int, type(None)))
 
@@ -32,21 +32,10 @@ _NUMBERS = frozenset((int, type(None)))
 class Surroundings(Protocol):
     """What nodes need beside values: the model's modules and parameters, and what surrounds a call of a module."""
 
-    @property
-    def memory(self) -> Weights:
-        """Keeps the model's own parameters as they are."""
-        ...
+    own: OwnParameters
 
     def module(self, path: str) -> Any:
         """The module at a path."""
-        ...
-
-    def parameter(self, path: str) -> Any:
-        """The parameter at a path."""
-        ...
-
-    def set_parameter(self, node: Node, value: Any) -> None:
-        """Let the model run with another parameter."""
         ...
 
     def given(self, name: str) -> Any:
@@ -59,10 +48,6 @@ class Surroundings(Protocol):
 
     def stand_at(self, *sites: Tap) -> None:
         """Open sites that open together, do what is due, and close them."""
-        ...
-
-    def weights(self) -> Mapping[int, torch.Tensor]:
-        """The model's own parameters, by their ids."""
         ...
 
 
@@ -96,10 +81,8 @@ class Interpreter:
 
     @cached_property
     def _aliasing(self) -> Aliasing:
-        around = self.surroundings
-        return Aliasing(
-            self.values, self.results, self.done, self.taps, around.parameter, around.memory, self._snapshots
-        )
+        own = self.surroundings.own
+        return Aliasing(self.values, self.results, self.done, self.taps, own.read, own.memory, self._snapshots)
 
     @cached_property
     def _history(self) -> History:
@@ -217,7 +200,7 @@ class Interpreter:
             node = nodes[node_id]
             values[node_id] = value = _KINDS[node.kind](self, node)
             if node_id in differentiated:
-                ask(node, value, self.surroundings.memory)
+                ask(node, value, self.surroundings.own.memory)
             self.done.add(node_id)
             self.wanted.discard(node_id)
             if self.keep_values:
@@ -261,7 +244,7 @@ class Interpreter:
             device = device_of_module(self.surroundings.module(node.site.path))
             value = value if device is None else self._devices.brought(self.plan, node.args[0], value, device)
         tap = self._tap_of(node)
-        memory = self.surroundings.memory
+        memory = self.surroundings.own.memory
         if node.gradient_of is None and memory.is_in(value):
             there = () if node.site.port == "skip" else {id(tensor) for tensor in tensors_in(tap.read(node))}
             value = memory.apart(value, there)
@@ -288,11 +271,11 @@ class Interpreter:
             return self._invoke(node, self.surroundings.module(node.target))
 
     def _parameter(self, node: Node) -> Any:
-        return self.surroundings.parameter(node.target)
+        return self.surroundings.own.read(node.target)
 
     def _set_parameter(self, node: Node) -> Any:
         value = self._resolve(node, node.args[0])
-        self.surroundings.set_parameter(node, value)
+        self.surroundings.own.set(node, value)
         return value
 
     def _given(self, node: Node) -> Any:
@@ -309,7 +292,7 @@ class Interpreter:
         assert self.plan is not None
         options = {key: self._resolve(node, arg) for key, arg in node.kwargs.items()}
         loss = self._resolve(node, node.args[0])
-        weights, visit = self.surroundings.weights, self.surroundings.stand_at
+        weights, visit = self.surroundings.own.by_id, self.surroundings.stand_at
         retain = self.keep_values
         self.collected += run_backward(self.plan, node, self.values, loss, options, weights, visit, retain=retain)
 
@@ -351,7 +334,7 @@ class Interpreter:
         if node.id in plan.memory.mutates:
             return self._aliasing.apply(plan, node, (args, kwargs), lambda a: function(*a[0], **a[1]))
         if node.kind == "call" or node.target in plan.graph.functions:
-            return self.surroundings.memory.spare(node, (args, kwargs), lambda a: function(*a[0], **a[1]))
+            return self.surroundings.own.memory.spare(node, (args, kwargs), lambda a: function(*a[0], **a[1]))
         return function(*args, **kwargs)
 
     # -- arguments -----------------------------------------------------------------------------------------------------

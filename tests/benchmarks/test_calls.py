@@ -15,7 +15,7 @@ from benchmarks.linear_stack import LinearStack
 EMPTY = 220  # 183 were counted
 OPERATION = 61  # 51
 SAVED_SITE = 130  # 108: recording, planning, tap and saving
-LOOK = 288  # 240, without those of the worker thread
+LOOK = 266  # 222, without those of the worker thread
 
 
 @pytest.fixture(scope="module")

@@ -15,7 +15,7 @@ Kind = Literal[
 ]
 Phase = Literal["in", "skip", "out", "grad"]
 RESULT = "#result"  # the path of what a run returns as a whole; no module has such a name
-CONTAINERS = frozenset((tuple, list, dict, slice))
+_CONTAINERS = frozenset((tuple, list, dict, slice))
 _PHASES: dict[Port, Phase] = {"output": "out", "input": "in", "inputs": "in", "grad": "grad", "skip": "skip"}
 _PORTS: dict[Phase, Port] = {"in": "input", "skip": "skip", "out": "output", "grad": "grad"}
 
@@ -194,7 +194,7 @@ class Node:
         for arg in self.args:
             if type(arg) is Ref:
                 found.append(arg.node)
-            elif type(arg) in CONTAINERS:
+            elif type(arg) in _CONTAINERS:
                 collect_refs(arg, found)
         for arg in self.kwargs.values():
             collect_refs(arg, found)

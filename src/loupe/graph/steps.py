@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from itertools import groupby
 from typing import Any
 
+from loupe.graph.compose import moved
 from loupe.graph.graph import Graph
-from loupe.graph.node import CONTAINERS, Kind, Node, Ref, Site, map_argument
+from loupe.graph.node import Kind, Node, Ref, Site
 from loupe.graph.structure import structure
 
 # Takes a value of each step to what it is at the last one that happens; with a number, at that step.
@@ -58,7 +59,6 @@ class _Unrolling:
         self._flat.constants, self._flat.functions = graph.constants, graph.functions
         self._last: dict[int, int] = {}
         self._at: dict[int, dict[int, int]] = {}
-        self._refs: dict[int, list[int]] = {}
 
     def result(self) -> Unrolled:
         """Go through the blocks of the graph, in order."""
@@ -90,26 +90,16 @@ class _Unrolling:
         if node.kind == "stop" and (here := node.kwargs.get("step", step)) is not None:
             self._append(node, node.target, node.args, {"after": self._above(node, here)})
             return
-        target, args, kwargs = node.target, node.args, node.kwargs
-        refs = self._refs.get(node.id)
-        if refs is None:
-            refs = self._refs[node.id] = node.refs()
-        if refs:
-            places = {ref: self._place(ref, step) for ref in refs}
-
-            def moved(leaf: object) -> object:
-                return Ref(places[leaf.node]) if type(leaf) is Ref else leaf
-
-            args = tuple([moved(arg) if type(arg) not in CONTAINERS else map_argument(arg, moved) for arg in args])
-            kwargs = {key: map_argument(arg, moved) for key, arg in kwargs.items()} if kwargs else kwargs
-            if node.gradient_of is not None:
-                target = target._replace(path=f"%{places[node.gradient_of]}")
+        places = {ref: self._place(ref, step) for ref in node.refs()}
+        places[node.id] = self._last[node.id] = len(self._flat.nodes)
+        copied = moved(node, places)
+        copied.steps = None
+        target = copied.target
         if step is not None and node.kind == "save":
-            target = step_name(target, step)
+            copied.target = step_name(target, step)
         elif step and type(target) is Site and target.port != "grad":
-            path, port, call, op, index = target
-            target = Site(path, port, call + step * self._times(path), op, index)
-        self._append(node, target, args, kwargs)
+            copied.target = target._replace(call=target.call + step * self._times(target.path))
+        self._flat.nodes.append(copied)
 
     def _times(self, path: str) -> int:
         """How often one step calls a module."""

@@ -114,11 +114,11 @@ class Leaves:
 
     def needs_grad(self, plan: Plan, batch: Batch) -> bool:
         """Whether a gradient could be asked for: by a backward pass, or after the block by what requires one."""
+        if not may_need_grad(plan, batch, collects=self._collects):
+            return False
         if plan.backwards or self._collects:
             self.weights()
             return True
-        if not torch.is_grad_enabled():
-            return False
         return plan.tracks or self._are_used(plan, batch)
 
     def _are_used(self, plan: Plan, batch: Batch) -> bool:

@@ -15,9 +15,6 @@ class Replaced:
     def __init__(self) -> None:
         self._written: list[tuple[Node, str]] = []
 
-    def __bool__(self) -> bool:
-        return bool(self._written)
-
     def note(self, node: Node, before: Any, after: Any) -> None:
         """A node has replaced what passed at its site."""
         if node.site.port == "skip":
